@@ -1,0 +1,78 @@
+"""The manifest of a bundle: what the files are, what the network takes and gives, and the proof of the fold."""
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+SCHEMA_VERSION = 1
+
+Datatype = Literal[
+    "BOOL", "INT8", "INT16", "INT32", "INT64", "UINT8", "UINT16", "UINT32", "UINT64", "FP16", "FP32", "FP64"
+]
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class TensorSpec(_Model):
+    """One input or output, in the words of the Open Inference Protocol."""
+
+    name: str
+    datatype: Datatype
+    shape: tuple[int, ...] = Field(description="with the batch dimension first; -1 is variable")
+
+
+class BatchNormRecord(_Model):
+    """One batch-normalisation layer: what it was and where it went.
+
+    Its arrays are in `batchnorm.safetensors`, as `<name>/gamma`, `/beta`, `/moving_mean`, `/moving_variance`.
+    """
+
+    name: str = Field(description="the Keras layer's name")
+    axis: int = Field(description="the normalised axis of the layer's input, never negative")
+    channels: int
+    epsilon: float
+    momentum: float
+    center: bool
+    scale: bool
+    status: Literal["folded", "kept"]
+    rules: tuple[str, ...] = Field(description="the rules that moved and absorbed it, or why it was kept")
+    into: tuple[str, ...] = Field(description="nodes of the folded graph whose weights absorbed it")
+    residual: tuple[str, ...] = Field((), description="nodes that are in the folded graph only because of it")
+    conditioning: float = Field(description="largest |moving mean| / sqrt(moving variance + epsilon)")
+
+
+class Certificate(_Model):
+    """What was measured to show that the folded and the reference graph are the same function."""
+
+    inputs: dict[str, int] = Field(description="pictures tried, by kind: real, random, border, extreme")
+    batch_sizes: tuple[int, ...]
+    max_abs_error: float = Field(description="of the probabilities, folded against the float64 reference")
+    max_abs_error_logits: float | None = Field(description="of the logits, relative to the largest one")
+    argmax_agreement: float = Field(description="share of the pictures with the same most probable class")
+    smallest_margin: float = Field(description="smallest distance of the two largest probabilities")
+    conditioning: float = Field(description="largest |mean| / sigma of any folded layer")
+    reference_sha256: str
+    folded_sha256: str
+
+
+class Manifest(_Model):
+    """`manifest.json`, written last: a bundle without it is not a bundle."""
+
+    schema_version: Literal[1] = SCHEMA_VERSION
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    version: int = Field(ge=1)
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    labels: tuple[str, ...] = Field((), description="what a person calls each class")
+    batchnorm: tuple[BatchNormRecord, ...] = ()
+    operators: dict[str, dict[str, int]] = Field(
+        default_factory=dict, description="operator counts of the `reference` and the `folded` graph"
+    )
+    certificate: Certificate | None = None
+    keras_parity: float | None = Field(None, description="largest probability difference from `model.predict`")
+    metrics: dict[str, float] = Field(default_factory=dict, description="on the test set, e.g. `accuracy`")
+    training: dict[str, Any] = Field(default_factory=dict, description="configuration and provenance of the training")
+    data: dict[str, str] = Field(default_factory=dict, description="data set: name, licence, attribution")
+    files: dict[str, str] = Field(description="sha256 of every other file, by its path in the bundle")

@@ -1,0 +1,1 @@
+"""What a person runs: train, export. The only room that knows Keras."""

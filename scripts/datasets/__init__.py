@@ -1,0 +1,5 @@
+"""The data sets: loaded, checked, never committed."""
+
+from scripts.datasets.base import Dataset, load
+
+__all__ = ["Dataset", "load"]

@@ -1,0 +1,1 @@
+"""Training: configuration, networks, augmentation, distillation, reports."""

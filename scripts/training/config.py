@@ -1,0 +1,93 @@
+"""One training run as data: every choice that decides its result, saved beside the result as `config.json`."""
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from scripts.training.augment import Augmentation
+from scripts.training.batchnorm import BatchNormArguments
+
+
+class Distillation(BaseModel):
+    """A larger teacher is trained first and the network learns its answers (Hinton et al., arXiv:1503.02531).
+
+    Teacher and student see the *same* augmented pictures, many of them (Beyer et al., arXiv:2106.05237).
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    epochs: int = Field(20, ge=1, description="epochs of the teacher")
+    batch_size: int = Field(125, ge=1, description="batch size of the teacher")
+    learning_rate: float = Field(2e-3, gt=0, description="highest learning rate of the teacher")
+    copies: int = Field(10, ge=1, description="augmented copies of the training set that the teacher answers")
+    temperature: float = Field(2.0, gt=0, description="softens the teacher's and the student's answers alike")
+    weight: float = Field(0.8, ge=0, le=1, description="share of the teacher's answers in the loss")
+
+
+class TrainConfig(BaseModel):
+    """The seed's recipe by default; `RECIPES` holds the presets."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    dataset: Literal["kmnist", "digits"] = "kmnist"
+    seed: int = Field(7, ge=0, description="seed of the weights, the order and the augmentation")
+    batch_size: int = Field(250, ge=1)
+    epochs: int = Field(25, ge=1)
+    optimizer: Literal["adam", "adamw"] = "adam"
+    learning_rate: float = Field(1e-3, gt=0)
+    schedule: Literal["constant", "cosine"] = "constant"
+    warmup: float = Field(0.0, ge=0, lt=1, description="share of the steps in which the rate rises from 0 (cosine)")
+    weight_decay: float = Field(0.0, ge=0, description="decoupled weight decay (adamw)")
+    label_smoothing: float = Field(0.0, ge=0, lt=1)
+    dropout: float = Field(0.0, ge=0, lt=1, description="dropped share of the flattened features, in training only")
+    average: float = Field(0.0, ge=0, lt=1, description="momentum of the weights' moving average; 0 is none")
+    reestimate: int = Field(0, ge=0, description="batches for re-estimating the BN statistics after training")
+    fused_training: bool = Field(
+        False, description="train with TensorFlow's fused batch normalisation: twice as fast, same function"
+    )
+    validation_split: float = Field(0.2, ge=0, lt=1, description="share taken from the end of the training set")
+    augmentation: Augmentation = Augmentation()
+    distillation: Distillation | None = None
+    batchnorm: BatchNormArguments = BatchNormArguments()
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "TrainConfig":
+        if self.weight_decay and self.optimizer != "adamw":
+            raise ValueError("weight_decay: only optimizer=adamw decays weights")
+        if self.warmup and self.schedule != "cosine":
+            raise ValueError("warmup: only schedule=cosine warms up")
+        return self
+
+
+_STYLE = Augmentation(
+    rotate=12,
+    scale=0.16,
+    shear=0.25,
+    shift=2.5,
+    elastic=0.9,
+    stroke=0.7,
+    contrast=0.4,
+    cutout=8,
+    cutout_probability=0.4,
+)
+
+RECIPES: dict[str, dict[str, Any]] = {
+    # The Keras batch-normalisation example, to the letter.
+    "seed": {},
+    # The same network and input; what the training set lacks is other hands, so the style is varied.
+    "best": {
+        "optimizer": "adamw",
+        "learning_rate": 3e-3,
+        "schedule": "cosine",
+        "warmup": 0.03,
+        "weight_decay": 0.01,
+        "epochs": 80,
+        "dropout": 0.2,
+        "average": 0.999,
+        "reestimate": 400,
+        "fused_training": True,
+        "validation_split": 0.05,
+        "augmentation": _STYLE.model_dump(),
+        "distillation": Distillation().model_dump(),
+    },
+}

@@ -1,0 +1,169 @@
+"""From a configuration and a data set to a trained network."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+from numpy.typing import NDArray
+
+from scripts.datasets import Dataset
+from scripts.training.config import TrainConfig
+from scripts.training.distill import DistillationLoss, LabelledAccuracy, Pool, answers
+from scripts.training.networks import FusedBatchNormalization, reference_network, teacher_network
+
+Images = NDArray[np.uint8]
+
+
+def split(dataset: Dataset, share: float) -> tuple[tuple[Images, Images], tuple[Images, Images] | None]:
+    """Training and validation parts; the validation part is the end of the training set, as Keras takes it."""
+    count = len(dataset.x_train) - int(len(dataset.x_train) * share)
+    training = dataset.x_train[:count], dataset.y_train[:count]
+    return training, ((dataset.x_train[count:], dataset.y_train[count:]) if share else None)
+
+
+def train(
+    config: TrainConfig, dataset: Dataset, folder: Path, callbacks: Sequence[keras.callbacks.Callback] = ()
+) -> keras.Model:
+    """Train the reference network as configured.
+
+    Args:
+        config: the run.
+        dataset: raw pixels and classes.
+        folder: where checkpoints are kept; a run that was broken off goes on from there.
+        callbacks: further Keras callbacks (progress, history).
+
+    Returns:
+        The network with plain Keras layers only: no dropout, no fused kernels, no optimizer.
+    """
+    keras.utils.set_random_seed(config.seed)
+    (images, classes), validation = split(dataset, config.validation_split)
+    count = len(dataset.labels)
+    training_network = reference_network(
+        dataset.shape,
+        count,
+        config.batchnorm,
+        dropout=config.dropout,
+        layer=FusedBatchNormalization if config.fused_training else keras.layers.BatchNormalization,
+        name=dataset.name,
+    )
+    if config.distillation:
+        teacher = train_teacher(config, dataset, folder)
+        pool = answers(teacher, images, classes, config, count)
+        batches: Any = Pool(pool, config.batch_size, config.seed)
+        loss: Any = DistillationLoss(config.distillation.temperature, config.distillation.weight, count)
+        metrics: list[Any] = [LabelledAccuracy(count)]
+    else:
+        batches = augmented(images, classes, config, config.batch_size)
+        loss, metrics = _loss(config), ["accuracy"]
+    if config.distillation and validation:
+        # The same layout as the training targets: no teacher, so the label stands for its answer too.
+        held_out: Any = (validation[0], np.tile(np.eye(count, dtype=np.float32)[validation[1]], (1, 2)))
+    else:
+        held_out = validation
+    steps = -(-len(images) // config.batch_size)
+    training_network.compile(
+        optimizer=_optimizer(config, config.learning_rate, steps * config.epochs), loss=loss, metrics=metrics
+    )
+    training_network.fit(
+        batches,
+        epochs=config.epochs,
+        validation_data=held_out,
+        validation_batch_size=1000,
+        callbacks=[keras.callbacks.BackupAndRestore(str(folder / "checkpoint")), *callbacks],
+        verbose=0,
+    )
+    network = plain(training_network, config, dataset)
+    if config.reestimate:
+        reestimate(network, augmented(images, classes, config, config.batch_size).repeat().take(config.reestimate))
+    return network
+
+
+def plain(trained: keras.Model, config: TrainConfig, dataset: Dataset) -> keras.Model:
+    """The same weights in plain Keras layers."""
+    network = reference_network(dataset.shape, len(dataset.labels), config.batchnorm, name=dataset.name)
+    network.set_weights(trained.get_weights())
+    return network
+
+
+def train_teacher(config: TrainConfig, dataset: Dataset, folder: Path) -> keras.Model:
+    """The teacher for distillation; kept as `teacher.keras` in the folder, so a resumed run does not train it again."""
+    path = folder / "teacher.keras"
+    recipe = config.distillation
+    assert recipe is not None
+    teacher = teacher_network(dataset.shape, len(dataset.labels))
+    if path.exists():
+        teacher.load_weights(path)
+        return teacher
+    (images, classes), validation = split(dataset, config.validation_split)
+    steps = -(-len(images) // recipe.batch_size)
+    slanted = config.model_copy(update={"optimizer": "adamw", "schedule": "cosine", "average": 0.999})
+    teacher.compile(
+        optimizer=_optimizer(slanted, recipe.learning_rate, steps * recipe.epochs),
+        loss="sparse_categorical_crossentropy",
+        metrics=["accuracy"],
+    )
+    teacher.fit(
+        augmented(images, classes, config, recipe.batch_size),
+        epochs=recipe.epochs,
+        validation_data=validation,
+        validation_batch_size=1000,
+        callbacks=[
+            keras.callbacks.BackupAndRestore(str(folder / "teacher-checkpoint")),
+            keras.callbacks.CSVLogger(str(folder / "teacher.csv")),
+        ],
+        verbose=0,
+    )
+    reestimate(teacher, augmented(images, classes, config, 250).take(200))
+    teacher.save(path)
+    return teacher
+
+
+def augmented(images: Images, classes: Images, config: TrainConfig, batch_size: int) -> Any:
+    """Shuffled batches: float32 pictures 0 to 255, changed as configured, and classes."""
+    batches = tf.data.Dataset.from_tensor_slices((images, classes)).shuffle(len(images), seed=config.seed)
+    batches = batches.batch(batch_size)
+
+    def change(pictures: Any, labels: Any) -> Any:
+        return config.augmentation(tf.cast(pictures, tf.float32)), labels
+
+    return batches.map(change, num_parallel_calls=tf.data.AUTOTUNE).prefetch(4)
+
+
+def reestimate(network: keras.Model, batches: Any) -> None:
+    """Replace the moving statistics by the plain average over batches, all layers at once.
+
+    What stochastic weight averaging does after averaging the weights (Izmailov et al., arXiv:1803.05407).
+    """
+    norms = [layer for layer in network.layers if isinstance(layer, keras.layers.BatchNormalization)]
+    momenta = [layer.momentum for layer in norms]
+    for number, (pictures, _) in enumerate(batches):
+        for layer in norms:
+            layer.momentum = number / (number + 1)
+        network(pictures, training=True)
+    for layer, momentum in zip(norms, momenta, strict=True):
+        layer.momentum = momentum
+
+
+def _loss(config: TrainConfig) -> Any:
+    if not config.label_smoothing:
+        return "sparse_categorical_crossentropy"
+    smoothed = keras.losses.CategoricalCrossentropy(label_smoothing=config.label_smoothing)
+    return lambda classes, answer: smoothed(keras.ops.one_hot(classes, answer.shape[-1]), answer)
+
+
+def _optimizer(config: TrainConfig, rate: float, steps: int) -> Any:
+    schedule: Any = rate
+    if config.schedule == "cosine":
+        warm = int(steps * config.warmup)
+        schedule = keras.optimizers.schedules.CosineDecay(
+            0.0 if warm else rate, steps - warm, alpha=0.001, warmup_target=rate if warm else None, warmup_steps=warm
+        )
+    common = {"use_ema": bool(config.average), "ema_momentum": config.average or 0.99}
+    if config.optimizer == "adam":
+        return keras.optimizers.Adam(schedule, **common)
+    optimizer = keras.optimizers.AdamW(schedule, weight_decay=config.weight_decay, **common)
+    optimizer.exclude_from_weight_decay(var_names=["bias", "gamma", "beta"])
+    return optimizer
