@@ -9,45 +9,31 @@ once. Then the stroke is made thinner or thicker, the contrast changes, and a sq
 from typing import Any
 
 import tensorflow as tf
-from pydantic import BaseModel, ConfigDict, Field
+
+from scripts.training.config import Augmentation
 
 Tensor = Any  # TensorFlow ships no types that a strict checker accepts.
 
 
-class Augmentation(BaseModel):
-    """How far a picture may be changed; every default is "not at all"."""
+def augment(images: Tensor, limits: Augmentation) -> Tensor:
+    """Change a batch of pictures, each in its own way.
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    Args:
+        images: float32 [batch, height, width, 1], 0 to 255.
+        limits: how far.
 
-    rotate: float = Field(0.0, ge=0, le=180, description="largest rotation, degrees")
-    scale: float = Field(0.0, ge=0, lt=1, description="largest change of size along each axis, as a fraction")
-    shear: float = Field(0.0, ge=0, lt=2, description="largest shear along each axis, as a tangent")
-    shift: float = Field(0.0, ge=0, description="largest shift along each axis, pixels")
-    elastic: float = Field(0.0, ge=0, description="standard deviation of the elastic displacement, pixels")
-    elastic_grid: int = Field(5, ge=2, description="control points of the elastic field along each axis")
-    stroke: float = Field(0.0, ge=0, le=1, description="how far strokes may be thinned or thickened, 0 to 1")
-    contrast: float = Field(0.0, ge=0, lt=1, description="largest change of the ink's gamma, as a fraction")
-    cutout: int = Field(0, ge=0, description="side of the square that may be cut out, pixels")
-    cutout_probability: float = Field(0.5, ge=0, le=1, description="share of the pictures with a cut-out")
-
-    def __call__(self, images: Tensor) -> Tensor:
-        """Change a batch of pictures, each in its own way.
-
-        Args:
-            images: float32 [batch, height, width, 1], 0 to 255.
-
-        Returns:
-            float32 of the same shape, 0 to 255.
-        """
-        images = _sample(images, _displacement(images, self))
-        if self.stroke:
-            images = _change_stroke(images, self.stroke)
-        if self.contrast:
-            gamma = tf.exp(_uniform(tf.shape(images)[0], self.contrast))
-            images = 255.0 * tf.pow(tf.clip_by_value(images / 255.0, 0.0, 1.0), gamma[:, None, None, None])
-        if self.cutout:
-            images = _cut_out(images, self.cutout, self.cutout_probability)
-        return images
+    Returns:
+        float32 of the same shape, 0 to 255.
+    """
+    images = _sample(images, _displacement(images, limits))
+    if limits.stroke:
+        images = _change_stroke(images, limits.stroke)
+    if limits.contrast:
+        gamma = tf.exp(_uniform(tf.shape(images)[0], limits.contrast))
+        images = 255.0 * tf.pow(tf.clip_by_value(images / 255.0, 0.0, 1.0), gamma[:, None, None, None])
+    if limits.cutout:
+        images = _cut_out(images, limits.cutout, limits.cutout_probability)
+    return images
 
 
 def _uniform(batch: Tensor, limit: float) -> Tensor:

@@ -4,8 +4,24 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from scripts.training.augment import Augmentation
 from scripts.training.batchnorm import BatchNormArguments
+
+
+class Augmentation(BaseModel):
+    """How far a picture may be changed (`scripts.training.augment` does it); every default is "not at all"."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    rotate: float = Field(0.0, ge=0, le=180, description="largest rotation, degrees")
+    scale: float = Field(0.0, ge=0, lt=1, description="largest change of size along each axis, as a fraction")
+    shear: float = Field(0.0, ge=0, lt=2, description="largest shear along each axis, as a tangent")
+    shift: float = Field(0.0, ge=0, description="largest shift along each axis, pixels")
+    elastic: float = Field(0.0, ge=0, description="standard deviation of the elastic displacement, pixels")
+    elastic_grid: int = Field(5, ge=2, description="control points of the elastic field along each axis")
+    stroke: float = Field(0.0, ge=0, le=1, description="how far strokes may be thinned or thickened, 0 to 1")
+    contrast: float = Field(0.0, ge=0, lt=1, description="largest change of the ink's gamma, as a fraction")
+    cutout: int = Field(0, ge=0, description="side of the square that may be cut out, pixels")
+    cutout_probability: float = Field(0.5, ge=0, le=1, description="share of the pictures with a cut-out")
 
 
 class Distillation(BaseModel):
@@ -74,6 +90,8 @@ _STYLE = Augmentation(
 RECIPES: dict[str, dict[str, Any]] = {
     # The Keras batch-normalisation example, to the letter.
     "seed": {},
+    # A minute on a laptop, without a download. So few steps need statistics that follow faster.
+    "quick": {"dataset": "digits", "batch_size": 32, "epochs": 10, "batchnorm": {"momentum": 0.9}},
     # The same network and input; what the training set lacks is other hands, so the style is varied.
     "best": {
         "optimizer": "adamw",

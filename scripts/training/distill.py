@@ -8,6 +8,7 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
+from scripts.training.augment import augment
 from scripts.training.config import TrainConfig
 
 
@@ -36,7 +37,7 @@ def answers(
 
     @tf.function  # type: ignore[untyped-decorator]
     def ask(batch: Any) -> Any:
-        changed = tf.round(config.augmentation(tf.cast(batch, tf.float32)))
+        changed = tf.round(augment(tf.cast(batch, tf.float32), config.augmentation))
         return tf.cast(changed, tf.uint8), teacher(changed, training=False)
 
     for copy in range(copies):

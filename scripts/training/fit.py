@@ -1,6 +1,7 @@
 """From a configuration and a data set to a trained network."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +11,27 @@ import tensorflow as tf
 from numpy.typing import NDArray
 
 from scripts.datasets import Dataset
-from scripts.training.config import TrainConfig
+from scripts.training.augment import augment
+from scripts.training.config import Augmentation, TrainConfig
 from scripts.training.distill import DistillationLoss, LabelledAccuracy, Pool, answers
-from scripts.training.networks import FusedBatchNormalization, reference_network, teacher_network
+from scripts.training.networks import FusedBatchNormalization, reference_network, teacher_networkfrom scripts.training.progress import ProgressBar
 
 Images = NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A trained network.
+
+    Attributes:
+        network: plain Keras layers only: no dropout, no fused kernels, no optimizer.
+        validation: `val_accuracy` and `val_loss` of this very network; empty without a validation split.
+        interrupted: Ctrl-C ended the training; the network is the best one until then.
+    """
+
+    network: keras.Model
+    validation: dict[str, float]
+    interrupted: bool
 
 
 def split(dataset: Dataset, share: float) -> tuple[tuple[Images, Images], tuple[Images, Images] | None]:
@@ -26,7 +43,7 @@ def split(dataset: Dataset, share: float) -> tuple[tuple[Images, Images], tuple[
 
 def train(
     config: TrainConfig, dataset: Dataset, folder: Path, callbacks: Sequence[keras.callbacks.Callback] = ()
-) -> keras.Model:
+) -> Trained:
     """Train the reference network as configured.
 
     Args:
@@ -34,58 +51,69 @@ def train(
         dataset: raw pixels and classes.
         folder: where checkpoints are kept; a run that was broken off goes on from there.
         callbacks: further Keras callbacks (progress, history).
-
-    Returns:
-        The network with plain Keras layers only: no dropout, no fused kernels, no optimizer.
     """
     keras.utils.set_random_seed(config.seed)
     (images, classes), validation = split(dataset, config.validation_split)
-    count = len(dataset.labels)
-    training_network = reference_network(
-        dataset.shape,
-        count,
-        config.batchnorm,
-        dropout=config.dropout,
-        layer=FusedBatchNormalization if config.fused_training else keras.layers.BatchNormalization,
-        name=dataset.name,
-    )
-    if config.distillation:
-        teacher = train_teacher(config, dataset, folder)
-        pool = answers(teacher, images, classes, config, count)
-        batches: Any = Pool(pool, config.batch_size, config.seed)
-        loss: Any = DistillationLoss(config.distillation.temperature, config.distillation.weight, count)
-        metrics: list[Any] = [LabelledAccuracy(count)]
-    else:
-        batches = augmented(images, classes, config, config.batch_size)
-        loss, metrics = _loss(config), ["accuracy"]
-    if config.distillation and validation:
-        # The same layout as the training targets: no teacher, so the label stands for its answer too.
-        held_out: Any = (validation[0], np.tile(np.eye(count, dtype=np.float32)[validation[1]], (1, 2)))
-    else:
-        held_out = validation
+    layer = FusedBatchNormalization if config.fused_training else keras.layers.BatchNormalization
+    student = _network(config, dataset, dropout=config.dropout, layer=layer)
+    batches, held_out, loss, metrics = _objective(config, dataset, folder)
     steps = -(-len(images) // config.batch_size)
-    training_network.compile(
-        optimizer=_optimizer(config, config.learning_rate, steps * config.epochs), loss=loss, metrics=metrics
-    )
-    training_network.fit(
-        batches,
-        epochs=config.epochs,
-        validation_data=held_out,
-        validation_batch_size=1000,
-        callbacks=[keras.callbacks.BackupAndRestore(str(folder / "checkpoint")), *callbacks],
-        verbose=0,
-    )
-    network = plain(training_network, config, dataset)
-    if config.reestimate:
+    student.compile(_optimizer(config, config.learning_rate, steps * config.epochs), loss=loss, metrics=metrics)
+    best = folder / "best.weights.h5"
+    watched = "val_accuracy" if validation else "accuracy"
+    interrupted = False
+    try:
+        student.fit(
+            batches,
+            epochs=config.epochs,
+            validation_data=held_out,
+            validation_batch_size=1000,
+            callbacks=[
+                keras.callbacks.BackupAndRestore(str(folder / "checkpoint")),
+                keras.callbacks.ModelCheckpoint(str(best), watched, save_best_only=True, save_weights_only=True),
+                *callbacks,
+            ],
+            shuffle=False,  # The batches come shuffled.
+            verbose=0,
+        )
+    except KeyboardInterrupt:
+        if not best.exists():
+            raise  # Not one epoch is done: there is nothing to keep.
+        interrupted = True
+        student.load_weights(best)
+    network = _network(config, dataset)
+    network.set_weights(student.get_weights())
+    if config.reestimate and not interrupted:
         reestimate(network, augmented(images, classes, config, config.batch_size).repeat().take(config.reestimate))
-    return network
+    figures = score(network.predict(validation[0], batch_size=1000, verbose=0), validation[1]) if validation else {}
+    return Trained(network, {name.replace("test_", "val_"): value for name, value in figures.items()}, interrupted)
 
 
-def plain(trained: keras.Model, config: TrainConfig, dataset: Dataset) -> keras.Model:
-    """The same weights in plain Keras layers."""
-    network = reference_network(dataset.shape, len(dataset.labels), config.batchnorm, name=dataset.name)
-    network.set_weights(trained.get_weights())
-    return network
+def score(probabilities: NDArray[np.float32], classes: Images) -> dict[str, float]:
+    """`test_accuracy` and `test_loss` (mean cross entropy, nats) of predicted probabilities."""
+    right = probabilities[np.arange(len(classes)), classes]
+    return {
+        "test_accuracy": float(np.mean(probabilities.argmax(1) == classes)),
+        "test_loss": float(np.mean(-np.log(np.maximum(right.astype(np.float64), 1e-7)))),
+    }
+
+
+def _network(config: TrainConfig, dataset: Dataset, **options: Any) -> keras.Model:
+    return reference_network(dataset.shape, len(dataset.labels), config.batchnorm, name=dataset.name, **options)
+
+
+def _objective(config: TrainConfig, dataset: Dataset, folder: Path) -> tuple[Any, Any, Any, list[Any]]:
+    """Training batches, validation data, loss and metrics: from labels alone or from a teacher as well."""
+    (images, classes), validation = split(dataset, config.validation_split)
+    if not config.distillation:
+        return augmented(images, classes, config, config.batch_size), validation, _loss(config), ["accuracy"]
+    count = len(dataset.labels)
+    teacher = train_teacher(config, dataset, folder)
+    batches = Pool(answers(teacher, images, classes, config, count), config.batch_size, config.seed)
+    # The validation targets have the training targets' layout; the label stands for the teacher's answer.
+    held_out = validation and (validation[0], np.tile(np.eye(count, dtype=np.float32)[validation[1]], (1, 2)))
+    loss = DistillationLoss(config.distillation.temperature, config.distillation.weight, count)
+    return batches, held_out, loss, [LabelledAccuracy(count)]
 
 
 def train_teacher(config: TrainConfig, dataset: Dataset, folder: Path) -> keras.Model:
@@ -112,8 +140,10 @@ def train_teacher(config: TrainConfig, dataset: Dataset, folder: Path) -> keras.
         validation_batch_size=1000,
         callbacks=[
             keras.callbacks.BackupAndRestore(str(folder / "teacher-checkpoint")),
-            keras.callbacks.CSVLogger(str(folder / "teacher.csv")),
+            keras.callbacks.CSVLogger(str(folder / "teacher.csv"), append=True),
+            ProgressBar("teacher"),
         ],
+        shuffle=False,
         verbose=0,
     )
     reestimate(teacher, augmented(images, classes, config, 250).take(200))
@@ -125,9 +155,11 @@ def augmented(images: Images, classes: Images, config: TrainConfig, batch_size: 
     """Shuffled batches: float32 pictures 0 to 255, changed as configured, and classes."""
     batches = tf.data.Dataset.from_tensor_slices((images, classes)).shuffle(len(images), seed=config.seed)
     batches = batches.batch(batch_size)
+    if config.augmentation == Augmentation():
+        return batches.map(lambda pictures, labels: (tf.cast(pictures, tf.float32), labels)).prefetch(4)
 
     def change(pictures: Any, labels: Any) -> Any:
-        return config.augmentation(tf.cast(pictures, tf.float32)), labels
+        return augment(tf.cast(pictures, tf.float32), config.augmentation), labels
 
     return batches.map(change, num_parallel_calls=tf.data.AUTOTUNE).prefetch(4)
 
