@@ -14,7 +14,8 @@ from scripts.datasets import Dataset
 from scripts.training.augment import augment
 from scripts.training.config import Augmentation, TrainConfig
 from scripts.training.distill import DistillationLoss, LabelledAccuracy, Pool, answers
-from scripts.training.networks import FusedBatchNormalization, reference_network, teacher_networkfrom scripts.training.progress import ProgressBar
+from scripts.training.networks import FusedBatchNormalization, reference_network, teacher_network
+from scripts.training.progress import ProgressBar
 
 Images = NDArray[np.uint8]
 
