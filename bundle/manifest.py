@@ -60,7 +60,7 @@ class Certificate(_Model):
 class Manifest(_Model):
     """`manifest.json`, written last: a bundle without it is not a bundle."""
 
-    schema_version: Literal[1] = SCHEMA_VERSION
+    schema_version: Literal[1] = 1
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
     version: int = Field(ge=1)
     inputs: tuple[TensorSpec, ...]

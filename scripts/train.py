@@ -40,7 +40,7 @@ def main(arguments: list[str] | None = None) -> int:
     except (ConfigError, DatasetError) as error:
         print(f"train: {error}", file=sys.stderr)
         return 2
-    interrupted = _run(config, dataset, folder, options.tensorboard)
+    interrupted = _run(config, dataset, folder, options)
     if options.name and not interrupted:
         from scripts.export import main as export
 
@@ -78,7 +78,7 @@ def _claim(folder: Path, config: TrainConfig) -> None:
     path.write_text(text, encoding="utf-8")
 
 
-def _run(config: TrainConfig, dataset: Any, folder: Path, tensorboard: bool) -> bool:
+def _run(config: TrainConfig, dataset: Any, folder: Path, options: argparse.Namespace) -> bool:
     """Train, judge once on the test set, and write everything; True if Ctrl-C ended the training."""
     import keras
 
@@ -89,7 +89,7 @@ def _run(config: TrainConfig, dataset: Any, folder: Path, tensorboard: bool) -> 
         ProgressBar(dataset.name),
         keras.callbacks.CSVLogger(str(folder / "history.csv"), append=True),
     ]
-    if tensorboard:
+    if options.tensorboard:
         callbacks.append(keras.callbacks.TensorBoard(str(folder / "tensorboard")))
     trained = fit.train(config, dataset, folder, callbacks)
     title = f"{dataset.name}, seed {config.seed}"
@@ -99,7 +99,8 @@ def _run(config: TrainConfig, dataset: Any, folder: Path, tensorboard: bool) -> 
     report.plot_confusion(table, dataset.labels, folder / "confusion.png", f"{title}, test set")
     report.write_classes(table, dataset.labels, folder / "classes.csv")
     results = fit.score(probabilities, dataset.y_test) | trained.validation
-    summary = {"dataset": dataset.name, "seed": config.seed, "interrupted": trained.interrupted, **results}
+    run = {"recipe": options.recipe, "seed": config.seed, "dataset": dataset.name, "interrupted": trained.interrupted}
+    summary = {**run, **results}
     trained.network.save(folder / "model.keras")
     (folder / "results.json").write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
     print(f"test accuracy {results['test_accuracy']:.4f}, test loss {results['test_loss']:.4f}; written to {folder}")

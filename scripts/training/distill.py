@@ -61,7 +61,7 @@ class Pool(keras.utils.PyDataset):  # type: ignore[misc]
 
     def __len__(self) -> int:
         """Batches in an epoch."""
-        return math.ceil(self._answers.images.shape[1] / self._batch_size)
+        return math.ceil(int(self._answers.images.shape[1]) / self._batch_size)
 
     def __getitem__(self, index: int) -> tuple[Any, Any]:
         """Float32 pictures 0 to 255 and targets."""

@@ -11,7 +11,7 @@ Tensor = Any
 layers = keras.layers
 
 
-class FusedBatchNormalization(layers.BatchNormalization):  # type: ignore[misc]
+class FusedBatchNormalization(keras.layers.BatchNormalization):  # type: ignore[misc]
     """Keras' layer with TensorFlow's fused kernel in training: half the time of a training step on a CPU.
 
     The output is the same function of the batch. Only the moving variance differs: the kernel reports the

@@ -32,7 +32,8 @@ class ProgressBar(keras.callbacks.Callback):  # type: ignore[misc]
         self._epochs = self.params["epochs"]
         self._task = self._bar.add_task(self._title, total=None, metrics="")
         self._bar.start()
-        self._start, self._first = time.monotonic(), None
+        self._start = time.monotonic()
+        self._first: int | None = None
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         """Count from the first epoch of this process: a resumed run starts later."""
