@@ -83,11 +83,11 @@ def _run(config: TrainConfig, dataset: Any, folder: Path, options: argparse.Name
     import keras
 
     from scripts.training import fit, report
-    from scripts.training.progress import ProgressBar
+    from scripts.training.progress import HistoryFile, ProgressBar
 
     callbacks: list[Any] = [
         ProgressBar(dataset.name),
-        keras.callbacks.CSVLogger(str(folder / "history.csv"), append=True),
+        HistoryFile(folder / "history.csv"),
     ]
     if options.tensorboard:
         callbacks.append(keras.callbacks.TensorBoard(str(folder / "tensorboard")))

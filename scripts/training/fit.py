@@ -15,7 +15,7 @@ from scripts.training.augment import augment
 from scripts.training.config import Augmentation, TrainConfig
 from scripts.training.distill import DistillationLoss, LabelledAccuracy, Pool, answers
 from scripts.training.networks import FusedBatchNormalization, reference_network, teacher_network
-from scripts.training.progress import ProgressBar
+from scripts.training.progress import HistoryFile, ProgressBar
 
 Images = NDArray[np.uint8]
 
@@ -71,7 +71,9 @@ def train(
             validation_batch_size=1000,
             callbacks=[
                 keras.callbacks.BackupAndRestore(str(folder / "checkpoint")),
-                keras.callbacks.ModelCheckpoint(str(best), watched, save_best_only=True, save_weights_only=True),
+                keras.callbacks.ModelCheckpoint(
+                    str(best), watched, save_best_only=True, save_weights_only=True, mode="max"
+                ),
                 *callbacks,
             ],
             shuffle=False,  # The batches come shuffled.
@@ -141,7 +143,7 @@ def train_teacher(config: TrainConfig, dataset: Dataset, folder: Path) -> keras.
         validation_batch_size=1000,
         callbacks=[
             keras.callbacks.BackupAndRestore(str(folder / "teacher-checkpoint")),
-            keras.callbacks.CSVLogger(str(folder / "teacher.csv"), append=True),
+            HistoryFile(folder / "teacher.csv"),
             ProgressBar("teacher"),
         ],
         shuffle=False,

@@ -1,11 +1,32 @@
-"""What a training shows while it runs: a bar on a terminal, one line an epoch elsewhere."""
+"""What a training tells while it runs: a bar on a terminal, one line an epoch elsewhere, and a history file."""
 
+import csv
 import sys
 import time
+from pathlib import Path
 from typing import Any
 
 import keras
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+
+class HistoryFile(keras.callbacks.Callback):  # type: ignore[misc]
+    """One line an epoch in a CSV file that is complete at any moment, whatever ends the run."""
+
+    def __init__(self, path: Path) -> None:
+        """Append to the file."""
+        super().__init__()
+        self._path = path
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        """Write the epoch's figures."""
+        figures = {"epoch": epoch, **{name: float(value) for name, value in (logs or {}).items()}}
+        new = not self._path.exists()
+        with self._path.open("a", encoding="utf-8", newline="") as file:
+            writer = csv.DictWriter(file, list(figures))
+            if new:
+                writer.writeheader()
+            writer.writerow(figures)
 
 
 class ProgressBar(keras.callbacks.Callback):  # type: ignore[misc]
