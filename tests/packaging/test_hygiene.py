@@ -1,13 +1,13 @@
 """What must never be in the repository: addresses of registries, paths of a machine, data sets, endless files."""
 
 import re
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
+from tests.support import ROOT, repository_files
+
 MEGABYTE = 1_000_000
 # Spelled so that this file does not contain what it looks for.
 REGISTRIES = re.compile(
@@ -15,16 +15,6 @@ REGISTRIES = re.compile(
 )
 MACHINE_PATHS = re.compile(r"(?<![\w.~-])/(?:work|root|home|Users|tmp/w)/\w")
 CREDENTIALS = re.compile(r"-----BEGIN (?:\w+ )*PRIVATE KEY|\b(?:gh[pousr]_|AKIA|hf_)[A-Za-z0-9]{16,}")
-
-
-def repository_files() -> list[Path]:
-    """Every file that git keeps or would keep, by its path in the repository."""
-    command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
-    try:
-        listing = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout
-    except (OSError, subprocess.CalledProcessError) as error:
-        pytest.skip(f"not a git checkout: {error}")
-    return [Path(name) for name in listing.split("\0") if name and (ROOT / name).is_file()]
 
 
 def texts() -> Iterator[tuple[Path, str]]:

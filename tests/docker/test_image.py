@@ -1,0 +1,145 @@
+"""The container image: built and run as the documentation says, on a real engine."""
+
+import json
+import shutil
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+
+from tests.support import ROOT, fetch, golden_picture, served_bundle, wait_until_ready
+
+pytestmark = [pytest.mark.docker, pytest.mark.slow]
+# As hardened as an orchestrator may run it.
+HARDENED = ("--read-only", "--cap-drop", "ALL", "--security-opt", "no-new-privileges")
+
+
+def docker(*arguments: str) -> str:
+    done = subprocess.run(
+        ["docker", *arguments], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
+    )
+    assert done.returncode == 0, f"docker {' '.join(arguments)}\n{done.stdout[-8000:]}"
+    return done.stdout.strip()
+
+
+@dataclass(frozen=True)
+class Container:
+    name: str
+    url: str
+
+    def inspect(self, what: str) -> str:
+        return docker("inspect", "--format", what, self.name)
+
+    def running(self) -> bool:
+        return self.inspect("{{.State.Running}}") == "true"
+
+
+@pytest.fixture(scope="module")
+def image() -> Iterator[str]:
+    if shutil.which("docker") is None:
+        pytest.skip("docker is not installed")
+    if subprocess.run(["docker", "info"], capture_output=True, check=False).returncode != 0:
+        pytest.skip("no Docker engine answers")
+    tag = f"foldserve-test:{uuid.uuid4().hex[:12]}"
+    # A mirror of packages, where there is one, is passed on: a build argument without a value takes the environment's.
+    mirror = ("--build-arg", "PIP_INDEX_URL", "--build-arg", "PIP_TRUSTED_HOST")
+    docker("build", "--network", "host", "--tag", tag, *mirror, str(ROOT))
+    yield tag
+    docker("image", "rm", "--force", tag)
+
+
+@pytest.fixture(scope="module")
+def container(image: str) -> Iterator[Container]:
+    served_bundle()
+    name = f"foldserve-test-{uuid.uuid4().hex[:12]}"
+    docker("run", "--detach", "--name", name, "--publish", "127.0.0.1::8000", *HARDENED, image)
+    try:
+        found = Container(name, "http://" + docker("port", name, "8000/tcp").splitlines()[0])
+        wait_until_ready(found.url, found.running)
+        yield found
+    finally:
+        sys.stderr.write(docker("logs", name))
+        docker("rm", "--force", name)
+
+
+def test_it_names_a_picture(container: Container) -> None:
+    picture, probabilities = golden_picture(served_bundle())
+
+    answer = fetch(f"{container.url}/predict", picture, "image/png")
+
+    assert answer["class"] == int(np.argmax(probabilities))
+    np.testing.assert_allclose(answer["probabilities"], probabilities, rtol=0, atol=1e-5)
+
+
+def test_it_runs_as_a_numbered_user_that_can_write_nowhere(container: Container) -> None:
+    program = """
+import os, pathlib
+folders = ["/", "/app", "/app/models", "/tmp", *map(str, pathlib.Path("/app/.venv/lib").glob("*"))]
+print(os.getuid(), os.getgid(), [folder for folder in folders if os.access(folder, os.W_OK)])
+"""
+    assert docker("exec", container.name, "python", "-c", program) == "10001 10001 []"
+
+
+def test_the_engine_finds_it_healthy(container: Container) -> None:
+    end = time.monotonic() + 90
+    while (status := container.inspect("{{.State.Health.Status}}")) == "starting" and time.monotonic() < end:
+        time.sleep(1)
+
+    assert status == "healthy", container.inspect("{{json .State.Health.Log}}")
+
+
+def test_it_holds_what_serving_needs_and_no_more(image: str) -> None:
+    program = """
+import importlib.util, json, pathlib, shutil
+modules = ["tensorflow", "keras", "onnx", "onnx_ir", "tf2onnx", "sklearn", "bnfold", "scripts", "tests"]
+tools = ["gcc", "cc", "g++", "ld", "make", "git"]
+rooms = sorted(path.name for path in pathlib.Path("/app").iterdir())
+print(json.dumps({
+    "modules": [name for name in modules if importlib.util.find_spec(name)],
+    "tools": [name for name in tools if shutil.which(name)],
+    "rooms": rooms,
+    "pip": importlib.util.find_spec("pip") is not None,
+    "pip cache": pathlib.Path("/root/.cache/pip").exists(),
+}))
+"""
+    found = json.loads(docker("run", "--rm", "--user", "0", "--network", "none", image, "python", "-c", program))
+
+    assert found == {
+        "modules": [],
+        "tools": [],
+        "rooms": [".venv", "bundle", "models", "service"],
+        "pip": False,
+        "pip cache": False,
+    }
+
+
+def test_it_stays_small(image: str, capsys: pytest.CaptureFixture[str]) -> None:
+    size = int(docker("image", "inspect", "--format", "{{.Size}}", image))
+    base = int(docker("image", "inspect", "--format", "{{.Size}}", "python:3.11-slim"))
+
+    with capsys.disabled():
+        sys.stdout.write(f"\nimage: {size / 1e6:.0f} MB, of which the base image has {base / 1e6:.0f} MB\n")
+    assert size - base < 250e6
+
+
+def test_a_stop_ends_it_cleanly_in_under_ten_seconds(image: str) -> None:
+    served_bundle()
+    name = f"foldserve-test-{uuid.uuid4().hex[:12]}"
+    docker("run", "--detach", "--name", name, "--publish", "127.0.0.1::8000", *HARDENED, image)
+    try:
+        container = Container(name, "http://" + docker("port", name, "8000/tcp").splitlines()[0])
+        wait_until_ready(container.url, container.running)
+        begin = time.monotonic()
+        docker("stop", "--time", "60", name)
+        seconds = time.monotonic() - begin
+
+        assert container.inspect("{{.State.ExitCode}}") == "0"
+        # The one time that a test asserts: an orchestrator kills what takes longer.
+        assert seconds < 10
+    finally:
+        docker("rm", "--force", name)
