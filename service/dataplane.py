@@ -1,0 +1,131 @@
+"""What the server does, knowing no HTTP: the routes are thin around it."""
+
+import logging
+from typing import Any
+
+from service.engine.scheduler import Scheduler
+from service.errors import BadRequestError, ServiceError, UnavailableError
+from service.metrics.ledger import Ledger
+from service.model import Model
+from service.protocol.request import InferRequest, parse
+from service.protocol.tensors import Array
+from service.repository import Repository
+from service.resources import available_cpus
+from service.settings import Settings
+
+log = logging.getLogger(__name__)
+
+VERSION = "0.1.0"
+EXTENSIONS = ("binary_tensor_data", "classification", "parameters", "batchnorm")
+
+
+class DataPlane:
+    """The models and the queue in front of them.
+
+    Args:
+        settings: the server's.
+        ledger: where to count; one of its own by default.
+
+    Attributes:
+        draining: the server is about to end: it still answers, but is no longer ready.
+    """
+
+    def __init__(self, settings: Settings, ledger: Ledger | None = None) -> None:
+        self.settings = settings
+        self.ledger = ledger or Ledger()
+        self.draining = False
+        self._scheduler: Scheduler | None = None
+        self._repository: Repository | None = None
+
+    def start(self) -> None:
+        """Load, warm and test every model; does nothing the second time.
+
+        Raises:
+            StartupError: there is nothing to serve, or not where it was asked for.
+        """
+        if self._repository is not None:
+            return
+        cpus = available_cpus()
+        scheduler = Scheduler(self.settings.runners or max(1, cpus // self.settings.threads))
+        log.info("%d cores, %d runners of %d threads", cpus, scheduler.runners, self.settings.threads)
+        try:
+            repository = Repository(self.settings, scheduler, self.ledger)
+            repository.load_all()
+        except BaseException:
+            scheduler.close()
+            raise
+        self._scheduler, self._repository = scheduler, repository
+
+    def stop(self) -> None:
+        """Finish what is queued and end the runners."""
+        if self._scheduler is not None:
+            self._scheduler.close()
+        self._scheduler = self._repository = None
+
+    @property
+    def repository(self) -> Repository:
+        """The models.
+
+        Raises:
+            UnavailableError: the server has not started.
+        """
+        if self._repository is None:
+            raise UnavailableError("Server not ready")
+        return self._repository
+
+    def not_ready(self) -> str | None:
+        """Why the server is not ready, or None if it is."""
+        if self._repository is None:
+            return "Server not ready: the models are not loaded"
+        return "Server not ready: it is draining" if self.draining else None
+
+    def metadata(self) -> dict[str, Any]:
+        """The protocol's server metadata."""
+        return {"name": "foldserve", "version": VERSION, "extensions": list(EXTENSIONS)}
+
+    async def infer(
+        self, name: str, version: str | None, body: bytes, header_length: str | None
+    ) -> tuple[bytes, int | None]:
+        """Answer a request of the Open Inference Protocol.
+
+        Args:
+            name: of the model.
+            version: of the model; None for its newest.
+            body: decompressed.
+            header_length: of the header `Inference-Header-Content-Length`, or None.
+
+        Returns:
+            The answer's body, and how many of its bytes are JSON if binary tensors follow them.
+
+        Raises:
+            ServiceError: with the status to answer.
+        """
+        model = self.repository.get(name, version)
+        try:
+            request = parse(body, header_length, model.signature)
+        except BadRequestError:
+            model.statistics.failure("OTHER")
+            raise
+        return await self.run(model, request)
+
+    async def run(self, model: Model, request: InferRequest) -> tuple[bytes, int | None]:
+        """Answer a parsed request: its body, and how much of it is JSON (see `infer`)."""
+        return model.writer.write(request, await self.evaluate(model, request))
+
+    async def evaluate(self, model: Model, request: InferRequest) -> list[Array]:
+        """The model's outputs for a parsed request, counted."""
+        statistics = model.statistics
+        try:
+            job = model.submit(request.arrays, request.rows, request.timeout)
+            arrays = await job.future
+        except UnavailableError:
+            statistics.failure("REJECTED")
+            raise
+        except ServiceError:
+            statistics.failure("BACKEND")
+            raise
+        except BaseException:
+            statistics.failure("CANCELED")
+            raise
+        statistics.success(job)
+        return arrays

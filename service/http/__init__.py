@@ -1,0 +1,1 @@
+"""HTTP: routes, bodies and errors around the data plane."""

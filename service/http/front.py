@@ -1,0 +1,62 @@
+"""The outermost layer: inference goes straight through, everything else into the framework, all of it counted."""
+
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from service.dataplane import DataPlane
+from service.http.body import Message, Receive, too_large
+from service.http.infer import CLOSE, Scope, Send, infer, match
+from service.metrics.http import HttpStatistics
+
+INFER_ROUTE = "/v2/models/{model}/infer"
+App = Callable[[Any, Any, Any], Awaitable[None]]
+
+
+class Front:
+    """ASGI middleware. Bounds every body, counts every request, says `Connection: close` while draining."""
+
+    def __init__(self, app: App, plane: DataPlane) -> None:
+        self._app, self._plane = app, plane
+        self._statistics = HttpStatistics(plane.ledger)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """ASGI."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        start = time.perf_counter()
+        if scope["method"] == "POST" and (target := match(scope["path"])) is not None:
+            status = await infer(self._plane, target, scope, receive, send)
+            self._statistics.observe("POST", INFER_ROUTE, status, time.perf_counter() - start)
+            return
+        status = 500
+
+        async def watched(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                if self._plane.draining:
+                    message["headers"] = [*message.get("headers", ()), CLOSE]
+            await send(message)
+
+        try:
+            await self._app(scope, bounded(receive, self._plane.settings.max_body_bytes), watched)
+        finally:
+            route = getattr(scope.get("route"), "path", None) or "unmatched"
+            self._statistics.observe(scope["method"], route, status, time.perf_counter() - start)
+
+
+def bounded(receive: Receive, limit: int) -> Receive:
+    """A `receive` that raises `TooLargeError` as soon as more than `limit` bytes have come."""
+    size = 0
+
+    async def counted() -> Message:
+        nonlocal size
+        message = await receive()
+        size += len(message.get("body", b""))
+        if size > limit:
+            raise too_large(limit)
+        return message
+
+    return counted

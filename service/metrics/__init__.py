@@ -1,0 +1,1 @@
+"""Counting: cheap on the request's way, complete on the scrape's."""

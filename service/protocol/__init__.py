@@ -1,0 +1,1 @@
+"""The wire formats: bytes to arrays and back, knowing no HTTP."""

@@ -1,0 +1,55 @@
+"""Every setting of the server, in one place: the environment (`FOLDSERVE_<NAME>`), the flags and the docs follow it."""
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+class Settings(BaseSettings):
+    """Foldserve: serves folded networks over REST (Open Inference Protocol V2)."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="FOLDSERVE_",
+        cli_prog_name="foldserve",
+        cli_kebab_case=True,
+        cli_implicit_flags=True,
+        cli_avoid_json=True,
+        cli_hide_none_type=True,
+        frozen=True,
+    )
+
+    host: str = Field("127.0.0.1", description="address to listen on; 0.0.0.0 for all interfaces")
+    port: int = Field(8000, ge=0, le=65535, description="port to listen on; 0 takes a free one and logs it")
+
+    models: Path = Field(Path("models"), description="the model repository: a folder of <name>/<version>/ folders")
+    default_model: str | None = Field(
+        None, description="the model of POST /predict; by default the only one, or the first by name"
+    )
+
+    provider: Literal["auto", "cpu", "cuda"] = Field(
+        "auto", description="where the model runs; `cuda` without a CUDA card is an error, `auto` takes what is there"
+    )
+    device_id: int = Field(0, ge=0, description="which CUDA card")
+    threads: int = Field(1, ge=1, description="threads within one run of the model; concurrency comes from `runners`")
+    runners: int | None = Field(
+        None, ge=1, description="runs of models at the same time; by default the cores of this process's quota"
+    )
+
+    max_batch_size: int = Field(1024, ge=1, description="most rows (pictures) that one request may carry")
+    run_batch_size: int = Field(
+        16, ge=1, description="most rows in one run of the model; longer requests run in slices"
+    )
+    max_queue: int = Field(512, ge=1, description="most requests that wait for one model; the next gets 503 at once")
+
+    max_body_bytes: int = Field(64 * 2**20, ge=1024, description="largest request body, also after decompression")
+    max_image_pixels: int = Field(2**24, ge=1, description="largest picture, width times height, before it is decoded")
+
+    drain_delay: float = Field(
+        1.0, ge=0, description="seconds to go on serving after SIGTERM, unready, while load balancers look away"
+    )
+    shutdown_timeout: float = Field(30.0, ge=0, description="seconds that accepted requests then have to finish")
+
+    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="least severe line to log")
+    log_format: Literal["text", "json"] = Field("text", description="lines for people, or one JSON object a line")

@@ -1,0 +1,152 @@
+import io
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from starlette.testclient import TestClient
+
+from service.app import create_app
+from service.images import Layout, decode
+from service.settings import Settings
+from tests.service import bundles
+from tests.service.bundles import Array
+from tests.service.conftest import png
+
+GREY = Layout(28, 28, 1, channels_last=True)
+
+
+def check(answer: Any, expected: Array) -> dict[str, Any]:
+    assert answer.status_code == 200, answer.text
+    body: dict[str, Any] = answer.json()
+    np.testing.assert_allclose(body["probabilities"], expected, atol=1e-6)
+    assert body["class"] == int(expected.argmax())
+    assert body["label"] == bundles.LABELS[body["class"]]
+    assert (body["model_name"], body["model_version"]) == ("tiny", "2")
+    return body
+
+
+def test_a_png_of_the_models_size_goes_in_unchanged(client: TestClient, images: Array, expected: Array) -> None:
+    for image, want in zip(images, expected, strict=True):
+        body = check(client.post("/predict", content=png(image), headers={"Content-Type": "image/png"}), want)
+        assert body["inverted"] is False
+
+
+def test_multipart(client: TestClient, images: Array, expected: Array) -> None:
+    files = {"image": ("a.png", png(images[0]), "image/png")}
+    check(client.post("/predict", files=files), expected[0])
+    check(client.post("/v2/models/tiny/predict", files=files), expected[0])
+
+
+def test_a_version_by_name(client: TestClient, images: Array) -> None:
+    answer = client.post("/v2/models/tiny/versions/1/predict", content=png(images[0])).json()
+    assert answer["model_version"] == "1"
+    wanted = bundles.truth(bundles.network(1), images[:1])[0]
+    np.testing.assert_allclose(answer["probabilities"], wanted, atol=1e-6)
+
+
+def test_jpeg(client: TestClient, images: Array) -> None:
+    smooth = np.asarray(Image.fromarray(images[0, ..., 0]).resize((4, 4)).resize((28, 28)))
+    buffer = io.BytesIO()
+    Image.fromarray(smooth).save(buffer, "JPEG", quality=95)
+    decoded = np.asarray(Image.open(io.BytesIO(buffer.getvalue())))
+    wanted = bundles.truth(bundles.network(2), decoded.reshape(1, 28, 28, 1))[0]
+    answer = client.post("/predict?polarity=keep", content=buffer.getvalue()).json()
+    np.testing.assert_allclose(answer["probabilities"], wanted, atol=1e-6)
+
+
+def test_colour_palette_and_sixteen_bits_become_grey() -> None:
+    grey = bundles.pictures(1)[0, ..., 0]
+    image = Image.fromarray(grey)
+    for changed in (image.convert("RGB"), image.convert("RGBA"), image.convert("LA")):
+        buffer = io.BytesIO()
+        changed.save(buffer, "PNG")
+        array, inverted = decode(buffer.getvalue(), GREY, 10_000)
+        assert not inverted
+        np.testing.assert_array_equal(array[0, ..., 0], grey)
+    buffer = io.BytesIO()
+    Image.fromarray(grey.astype(np.uint16) * 257).save(buffer, "PNG")
+    np.testing.assert_array_equal(decode(buffer.getvalue(), GREY, 10_000)[0][0, ..., 0], grey)
+
+
+def test_dark_on_light_is_inverted_and_said_so() -> None:
+    grey = bundles.pictures(1)[0, ..., 0]
+    array, inverted = decode(png(255 - grey), GREY, 10_000)
+    assert inverted
+    np.testing.assert_array_equal(array[0, ..., 0], grey)
+    kept, inverted = decode(png(255 - grey), GREY, 10_000, "keep")
+    assert not inverted
+    np.testing.assert_array_equal(kept[0, ..., 0], 255 - grey)
+
+
+def test_transparent_ground_does_not_swallow_the_ink() -> None:
+    alpha = bundles.pictures(1)[0, ..., 0]
+    for ink in (0, 255):  # black or white strokes on nothing: the same picture, light on dark
+        rgba = np.dstack([np.full_like(alpha, ink)] * 3 + [alpha])
+        array, _ = decode(png(rgba), GREY, 10_000)
+        np.testing.assert_array_equal(array[0, ..., 0], alpha)
+
+
+def test_other_sizes_keep_their_proportions() -> None:
+    wide = np.zeros((20, 60), np.uint8)
+    wide[5:15, 25:35] = 255  # a square
+    array = decode(png(wide), GREY, 10_000)[0][0, ..., 0]
+    rows, columns = np.flatnonzero(array.max(axis=1) > 127), np.flatnonzero(array.max(axis=0) > 127)
+    assert abs(len(rows) - len(columns)) <= 1
+    assert array[0].max() == 0
+
+
+def test_exif_rotation_is_undone() -> None:
+    grey = np.zeros((28, 28), np.uint8)
+    grey[2:14, 4:8] = 255
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be shown turned by 90 degrees clockwise
+    turned = np.rot90(grey)  # so it is stored turned the other way
+    np.testing.assert_array_equal(decode(png(turned, exif=exif), GREY, 10_000)[0][0, ..., 0], grey)
+
+
+def test_channels_first_and_colour() -> None:
+    rgb = np.random.default_rng(0).integers(0, 256, (28, 28, 3), np.uint8)
+    array, _ = decode(png(rgb), Layout(28, 28, 3, channels_last=False), 10_000)
+    np.testing.assert_array_equal(array[0], rgb.transpose(2, 0, 1))
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "message"),
+    [
+        (b"", 400, "empty"),
+        (b"hello", 415, "not a picture of a known format (PNG, JPEG, WEBP, BMP)"),
+        (b"GIF89a" + b"\0" * 50, 415, "not a picture"),
+        (png(bundles.pictures(1))[:300], 400, "broken or incomplete"),
+        (png(np.zeros((200, 60), np.uint8)), 413, "60 x 200 pixels; at most 10000"),
+    ],
+)
+def test_what_is_no_picture(repository: Any, body: bytes, status: int, message: str) -> None:
+    with TestClient(create_app(Settings(models=repository, max_image_pixels=10_000))) as client:
+        answer = client.post("/predict", content=body)
+        assert answer.status_code == status
+        assert message in answer.json()["error"]
+
+
+@pytest.mark.parametrize(
+    ("content", "kind", "message"),
+    [
+        (b"nonsense", "multipart/form-data; boundary=x", "multipart"),
+        (b"nonsense", "multipart/form-data", "multipart"),
+        (
+            b'--x\r\nContent-Disposition: form-data; name="a"\r\n\r\n1\r\n--x--\r\n',
+            "multipart/form-data; boundary=x",
+            "file",
+        ),
+    ],
+)
+def test_broken_multipart(client: TestClient, content: bytes, kind: str, message: str) -> None:
+    answer = client.post("/predict", content=content, headers={"Content-Type": kind})
+    assert answer.status_code == 400
+    assert message in answer.json()["error"]
+
+
+def test_a_wrong_polarity_lists_the_choices(client: TestClient) -> None:
+    answer = client.post("/predict?polarity=up", content=b"x")
+    assert answer.status_code == 400
+    assert "'auto', 'keep' or 'invert'" in answer.json()["error"]
