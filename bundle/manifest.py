@@ -23,6 +23,15 @@ class TensorSpec(_Model):
     shape: tuple[int, ...] = Field(description="with the batch dimension first; -1 is variable")
 
 
+class Tap(_Model):
+    """Where a layer's input can still be seen: input = scale · tensor + shift, channel by channel."""
+
+    tensor: str = Field(description="name of the tensor in the folded graph")
+    axis: int = Field(description="the tensor's channel axis")
+    scale: tuple[float | None, ...] = Field(description="None where a channel cannot be seen")
+    shift: tuple[float | None, ...]
+
+
 class BatchNormRecord(_Model):
     """One batch-normalisation layer: what it was and where it went.
 
@@ -41,6 +50,8 @@ class BatchNormRecord(_Model):
     into: tuple[str, ...] = Field(description="nodes of the folded graph whose weights absorbed it")
     residual: tuple[str, ...] = Field((), description="nodes that are in the folded graph only because of it")
     conditioning: float = Field(description="largest |moving mean| / sqrt(moving variance + epsilon)")
+    tap: Tap | None = None
+    tap_reason: str = Field("", description="why there is no tap")
 
 
 class Certificate(_Model):

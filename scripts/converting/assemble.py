@@ -3,6 +3,7 @@
 import io
 import json
 from collections.abc import Sequence
+from dataclasses import asdict
 from importlib.metadata import version as installed
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ import onnx
 from safetensors.numpy import save as save_tensors
 
 import bnfold
-from bundle import BatchNormRecord, Bundle, BundleError, Certificate, Manifest, TensorSpec, write_bundle
+from bundle import BatchNormRecord, Bundle, BundleError, Certificate, Manifest, Tap, TensorSpec, write_bundle
 from bundle.manifest import Datatype
 from scripts.converting import card, parity
 from scripts.converting.canonical import canonicalise
@@ -94,7 +95,7 @@ def export(
         outputs=tuple(_spec(value) for value in folded.model.graph.output),
         labels=samples.labels,
         batchnorm=_records(norms, folded.report),
-        operators={"reference": _operators(reference), "folded": _operators(folded.model)},
+        operators={"reference": folded.report.operators_before, "folded": folded.report.operators_after},
         certificate=Certificate(**{key: getattr(proof, key) for key in Certificate.model_fields}),
         keras_parity=worst,
         metrics=metrics,
@@ -207,13 +208,8 @@ def _spec(value: onnx.ValueInfoProto) -> TensorSpec:
     return TensorSpec(name=value.name, datatype=_DATATYPES[tensor.elem_type], shape=shape)
 
 
-def _operators(model: onnx.ModelProto) -> dict[str, int]:
-    names = [node.op_type for node in model.graph.node]
-    return {name: names.count(name) for name in sorted(set(names))}
-
-
 def _records(norms: Sequence[BatchNormLayer], report: Any) -> tuple[BatchNormRecord, ...]:
-    entries = {entry.name: entry for entry in report.layers}
+    entries = {entry.name: entry for entry in report.entries}
     return tuple(_record(norm, entries[norm.layer.name]) for norm in norms)
 
 
@@ -233,4 +229,6 @@ def _record(norm: BatchNormLayer, entry: Any) -> BatchNormRecord:
         into=tuple(entry.into),
         residual=tuple(entry.residual),
         conditioning=entry.conditioning,
+        tap=entry.tap and Tap(**asdict(entry.tap)),
+        tap_reason=entry.tap_reason,
     )

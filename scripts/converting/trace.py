@@ -76,20 +76,28 @@ def trace(model: keras.Model, input_names: dict[str, str], output_names: list[st
     Raises:
         ExportError: the network is subclassed, or has a layer that tf2onnx does not convert.
     """
-    if not isinstance(model, keras.models.Sequential | keras.src.models.functional.Functional):
-        raise ExportError(f"model {model.name!r}: only Functional and Sequential networks can be exported")
-    functional = keras.Model(model.inputs, model.outputs)
+    functional = _functional(model)
     norms = batchnorm_layers(functional)
     index = {norm.layer.name: number for number, norm in enumerate(norms)}
     inputs: dict[str, Tensor] = {}
 
+    clones: dict[str, Any] = {}  # One per layer: what is read twice stays shared.
+
     def call(layer: Any, *args: Any, **kwargs: Any) -> Any:
         if isinstance(layer, keras.layers.BatchNormalization):
+            if kwargs.get("training"):
+                raise ExportError(f"layer {layer.name!r}: called with training=True, it would use batch statistics")
             number = index[layer.name]
-            return _Marked(layer, lambda: [inputs[_mark(number, name)] for name in PARAMETERS])(args[0])
+            if layer.name not in clones:
+                clones[layer.name] = _Marked(layer, lambda: [inputs[_mark(number, name)] for name in PARAMETERS])
+            return clones[layer.name](args[0])
         if isinstance(layer, keras.layers.Flatten):
             # Flatten asks for its input's shape at run time; the shape is known here.
             return keras.ops.reshape(args[0], (-1, int(np.prod(args[0].shape[1:]))))
+        if isinstance(layer, keras.Model):
+            if layer.name not in clones:
+                clones[layer.name] = _clone(_functional(layer), call)
+            return clones[layer.name](*args, **kwargs)
         return layer(*args, **kwargs)
 
     pictures = [
@@ -106,7 +114,7 @@ def trace(model: keras.Model, input_names: dict[str, str], output_names: list[st
         for name, values in norm.parameters.items():
             inputs[_mark(number, name)] = tf.constant(values)
     try:
-        clone = keras.models.clone_model(functional, clone_function=lambda layer: layer, call_function=call)
+        clone = _clone(functional, call)
     except (NotImplementedError, TypeError, ValueError) as error:
         raise ExportError(f"model {model.name!r}: {str(error).splitlines()[0]}") from error
 
@@ -121,6 +129,21 @@ def trace(model: keras.Model, input_names: dict[str, str], output_names: list[st
     proto.graph.output.sort(key=lambda output: output_names.index(output.name))
     _restore(proto, norms)
     return proto
+
+
+def _functional(model: keras.Model) -> keras.Model:
+    """The network as a graph of layers.
+
+    Raises:
+        ExportError: it is subclassed, so its graph is not known.
+    """
+    if not isinstance(model, keras.models.Sequential | keras.src.models.functional.Functional):
+        raise ExportError(f"model {model.name!r}: only Functional and Sequential networks can be exported")
+    return keras.Model(model.inputs, model.outputs, name=model.name)
+
+
+def _clone(model: keras.Model, call: Callable[..., Any]) -> keras.Model:
+    return keras.models.clone_model(model, clone_function=lambda layer: layer, call_function=call)
 
 
 class _Marked(keras.layers.Layer):  # type: ignore[misc]
