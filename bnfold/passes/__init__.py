@@ -1,0 +1,1 @@
+"""The passes of the pipeline, each a class whose docstring numbers its legality rules."""

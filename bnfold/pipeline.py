@@ -1,0 +1,109 @@
+"""The compiler: prepare, lift, pull backward, push forward, lower, clean up."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import onnx
+import onnx_ir as ir
+from onnx_ir.passes.common import RemoveUnusedNodesPass
+
+from bnfold.context import Context
+from bnfold.errors import InputError
+from bnfold.graph import Names
+from bnfold.passes.backward import PullBackward
+from bnfold.passes.flatten import PermuteDense
+from bnfold.passes.forward import PushForward
+from bnfold.passes.lift import LiftAffines
+from bnfold.passes.lower import LowerAffines
+from bnfold.passes.prepare import preparation
+from bnfold.passes.signs import TurnSigns
+from bnfold.report import Report, operator_counts
+from bnfold.target import TARGETS
+
+OLDEST_OPSET = 11
+ROUNDS = 64
+"""More rounds than any affine needs; every round makes the graph cheaper, so it ends by itself."""
+
+
+@dataclass(frozen=True)
+class Folded:
+    """A folded model and what was done to it."""
+
+    model: onnx.ModelProto
+    report: Report
+
+
+def fold(model: onnx.ModelProto, *, target: str = "ort-cpu") -> Folded:
+    """Folds every affine of a model exactly into the weights around it.
+
+    BatchNormalization at inference time, and every other constant Mul, Add, Sub and Div, is taken into a Conv,
+    ConvTranspose, Gemm or MatMul before or behind it, in float64. What cannot be folded exactly stays, as one operator
+    where one suffices. The result is the same function, byte for byte the same file on every run.
+
+    Args:
+        model: any ONNX model of opset 11 or newer; it is not changed.
+        target: what to prefer among exact forms, one of `bnfold.TARGETS`.
+
+    Returns:
+        The folded model, with the names of inputs, outputs and metadata of the given one, and the report.
+
+    Raises:
+        InputError: the model is not valid, too old, or the target is not known.
+    """
+    if target not in TARGETS:
+        raise InputError(f"target {target!r} is not known: choose one of {', '.join(TARGETS)}")
+    _check(model)
+    graph = ir.from_proto(model)
+    declared = {value.name: (value.shape, value.type) for value in graph.graph.outputs}
+    described = {info.name for info in model.graph.value_info}
+    ctx = Context(TARGETS[target], Names(graph))
+    pipeline(ctx)(graph)
+    entries = ctx.ledger.entries(frozenset(_values(graph)))
+    for value in graph.graph.outputs:
+        value.shape, value.type = declared[value.name]
+    folded = ir.to_proto(graph)
+    _forget_inferred(folded, described)
+    report = Report(
+        target=target,
+        entries=entries,
+        operators_before=operator_counts(model),
+        operators_after=operator_counts(folded),
+        notes=tuple(ctx.ledger.notes),
+    )
+    return Folded(folded, report)
+
+
+def pipeline(ctx: Context) -> ir.passes.Sequential:
+    """Every pass in order; the moves in the middle repeat until none makes the graph cheaper."""
+    return ir.passes.Sequential(
+        preparation(ctx),
+        LiftAffines(ctx),
+        ir.passes.PassManager((PullBackward(ctx), PushForward(ctx), TurnSigns(ctx)), steps=ROUNDS),
+        LowerAffines(ctx),
+        PermuteDense(ctx),
+        RemoveUnusedNodesPass(),
+    )
+
+
+def _check(model: onnx.ModelProto) -> None:
+    opset = max((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), default=0)
+    if opset < OLDEST_OPSET:
+        raise InputError(
+            f"the model uses opset {opset}; {OLDEST_OPSET} or newer is needed (onnx.version_converter raises it)"
+        )
+    try:
+        onnx.checker.check_model(model)
+    except onnx.checker.ValidationError as error:
+        raise InputError(f"not a valid ONNX model: {str(error).splitlines()[0]}") from error
+
+
+def _values(model: ir.Model) -> list[ir.Value]:
+    return [*model.graph.inputs, *(output for node in model.graph for output in node.outputs)]
+
+
+def _forget_inferred(model: onnx.ModelProto, described: set[str]) -> None:
+    """Drops the shapes that were inferred for the passes and that the given model did not state."""
+    stated = [info for info in model.graph.value_info if info.name in described]
+    del model.graph.value_info[:]
+    model.graph.value_info.extend(stated)
