@@ -6,7 +6,7 @@ from contextlib import asynccontextmanager
 from fastapi import FastAPI
 
 from service.dataplane import VERSION, DataPlane
-from service.http import errors, predict, routes
+from service.http import errors, predict, routes, triton
 from service.http.front import Front
 from service.settings import Settings
 
@@ -38,6 +38,7 @@ def create_app(settings: Settings | None = None, plane: DataPlane | None = None)
     app.state.plane = data_plane
     app.add_middleware(Front, plane=data_plane)
     errors.install(app)
+    app.include_router(triton.router)
     app.include_router(routes.router)
     app.include_router(predict.router)
     return app

@@ -16,7 +16,15 @@ from service.settings import Settings
 log = logging.getLogger(__name__)
 
 VERSION = "0.1.0"
-EXTENSIONS = ("binary_tensor_data", "classification", "parameters", "batchnorm")
+EXTENSIONS = (
+    "binary_tensor_data",
+    "classification",
+    "model_configuration",
+    "model_repository",
+    "parameters",
+    "statistics",
+    "batchnorm",
+)
 
 
 class DataPlane:
@@ -50,7 +58,7 @@ class DataPlane:
         log.info("%d cores, %d runners of %d threads", cpus, scheduler.runners, self.settings.threads)
         try:
             repository = Repository(self.settings, scheduler, self.ledger)
-            repository.load_all()
+            repository.start()
         except BaseException:
             scheduler.close()
             raise
@@ -72,6 +80,19 @@ class DataPlane:
         if self._repository is None:
             raise UnavailableError("Server not ready")
         return self._repository
+
+    @property
+    def runners(self) -> int:
+        """How many runs of models can go on at the same time."""
+        return self._scheduler.runners if self._scheduler else 0
+
+    def load(self, name: str) -> None:
+        """Load a model, or load it again (see `Repository.load`)."""
+        self.repository.load(name)
+
+    def unload(self, name: str) -> None:
+        """Take a model out of service (see `Repository.unload`)."""
+        self.repository.unload(name)
 
     def not_ready(self) -> str | None:
         """Why the server is not ready, or None if it is."""

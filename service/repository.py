@@ -2,12 +2,15 @@
 
 import logging
 import re
+import threading
 import time
 from pathlib import Path
+from typing import Any
 
+from bundle import BundleError, open_bundle
 from service.engine.scheduler import Scheduler
 from service.engine.session import resolve_provider
-from service.errors import LoadError, NotFoundError, StartupError
+from service.errors import BadRequestError, LoadError, NotFoundError, StartupError
 from service.metrics.ledger import Ledger
 from service.model import Model, load_model
 from service.settings import Settings
@@ -21,7 +24,8 @@ VERSION = re.compile(r"[1-9][0-9]{0,17}")
 class Repository:
     """The loaded versions, by name and number; what is asked for without a version is the newest.
 
-    A name or version from a request is only ever looked up here, it never becomes a path.
+    A name or version from a request is only ever looked up, it never becomes a path. Reading needs no lock: what serves
+    under a name is replaced as a whole, and a request keeps the version that it began with.
 
     Args:
         settings: the server's.
@@ -33,10 +37,12 @@ class Repository:
         self._settings, self._scheduler, self._ledger = settings, scheduler, ledger
         self._provider = resolve_provider(settings)
         self._serving: dict[str, dict[int, Model]] = {}
-        self.failed: dict[tuple[str, int], str] = {}
+        self._left_out: dict[tuple[str, int], str] = {}
+        self._unloaded: set[str] = set()
+        self._changing = threading.Lock()
 
-    def load_all(self) -> None:
-        """Load every version that is there; one that is bad is logged and left out.
+    def start(self) -> None:
+        """Load what the policy asks for; a version that is bad is logged and left out.
 
         Raises:
             StartupError: there is nothing to serve.
@@ -46,41 +52,53 @@ class Repository:
             raise StartupError(
                 f"{root.absolute()}: no such folder; FOLDSERVE_MODELS or --models names the model repository"
             )
-        for name, versions in scan(root).items():
-            for version in versions:
-                self.load(name, version)
+        self.refresh()
         if not self._serving:
-            reasons = "; ".join(self.failed.values()) or "it holds no <name>/<version>/ folder"
+            reasons = "; ".join(self._left_out.values()) or "it holds no <name>/<version>/ folder"
             raise StartupError(f"{root.absolute()}: nothing to serve: {reasons}")
 
-    def load(self, name: str, version: int) -> bool:
-        """Load one version and put it in service; whether that went well."""
-        start = time.perf_counter()
-        folder = self._settings.models / name / str(version)
-        try:
-            model = load_model(
-                folder,
-                name=name,
-                version=version,
-                provider=self._provider,
-                settings=self._settings,
-                scheduler=self._scheduler,
-                ledger=self._ledger,
-            )
-        except LoadError as error:
-            self.failed[name, version] = str(error)
-            log.error("not serving %s version %s: %s", name, version, error)
-            return False
-        self.failed.pop((name, version), None)
-        self._serving[name] = dict(sorted((self._serving.get(name, {}) | {version: model}).items()))
-        log.info(
-            "serving %s version %s on %s, ready after %.0f ms",
-            name,
-            version,
-            model.provider,
-            (time.perf_counter() - start) * 1e3,
-        )
-        return True
+    def refresh(self) -> None:
+        """Load what is new or changed, let go what is gone; models that were unloaded stay so."""
+        with self._changing:
+            found = scan(self._settings.models)
+            for name in sorted(set(found) | set(self._serving)):
+                if name not in self._unloaded:
+                    self._update(name, found.get(name, []))
+
+    def load(self, name: str) -> None:
+        """Load a model as the policy asks, or load it again where its files have changed.
+
+        Raises:
+            NotFoundError: the repository has no such folder.
+            BadRequestError: none of its versions can be served; what was serving goes on.
+        """
+        with self._changing:
+            versions = scan(self._settings.models).get(name)
+            if not versions:
+                raise NotFoundError(f"failed to load '{_clip(name)}', no such model in the repository")
+            self._unloaded.discard(name)
+            self._update(name, versions)
+            failures = [reason for (n, _), reason in self._left_out.items() if n == name]
+            if failures:
+                raise BadRequestError(f"failed to load '{name}': {failures[-1]}")
+
+    def unload(self, name: str) -> None:
+        """Take a model out of service; requests that have begun are answered.
+
+        Raises:
+            NotFoundError: there is no such model.
+        """
+        with self._changing:
+            if name not in self._serving and name not in self._unloaded:
+                raise NotFoundError(f"failed to unload '{_clip(name)}', it is not served")
+            self._unloaded.add(name)
+            if self._serving.pop(name, None):
+                log.info("%s is out of service", name)
+
+    @property
+    def unloaded(self) -> frozenset[str]:
+        """Models that were taken out of service by request."""
+        return frozenset(self._unloaded)
 
     def get(self, name: str, version: str | None = None) -> Model:
         """The version that is asked for, or the newest.
@@ -116,7 +134,64 @@ class Repository:
 
     def everything(self) -> list[Model]:
         """All versions that serve."""
-        return [model for name in self.names() for model in self._serving[name].values()]
+        return [model for _, versions in sorted(self._serving.items()) for model in versions.values()]
+
+    def index(self, only_ready: bool = False) -> list[dict[str, Any]]:
+        """Every version that is known, as the protocol's repository index lists it."""
+        rows = [(m.name, str(m.version), "READY", "") for m in self.everything()]
+        if not only_ready:
+            rows += [(name, str(v), "UNAVAILABLE", reason) for (name, v), reason in self._left_out.items()]
+            rows += [(name, "", "UNAVAILABLE", "unloaded") for name in self._unloaded]
+        return [dict(zip(("name", "version", "state", "reason"), row, strict=True)) for row in sorted(rows)]
+
+    def _update(self, name: str, versions: list[int]) -> None:
+        """Bring what serves under a name to what the policy asks for, in one swap."""
+        old = self._serving.get(name, {})
+        wanted, most = select(self._settings.versions, versions)
+        self._left_out = {key: why for key, why in self._left_out.items() if key[0] != name}
+        new: dict[int, Model] = {}
+        for version in reversed(wanted):  # the newest first, since `latest` stops at the first that loads
+            if len(new) == most:
+                break
+            try:
+                new[version] = self._current(old.get(version)) or self._load(name, version)
+            except LoadError as error:
+                self._left_out[name, version] = str(error)
+                log.error("not serving %s version %s: %s", name, version, error)
+                if version in old and version in versions:
+                    new[version] = old[version]
+        if new:
+            self._serving[name] = dict(sorted(new.items()))
+        elif name in self._serving:
+            del self._serving[name]
+        for version in sorted(set(old) - set(new)):
+            log.info("%s version %s is out of service", name, version)
+
+    def _load(self, name: str, version: int) -> Model:
+        start = time.perf_counter()
+        model = load_model(
+            self._settings.models / name / str(version),
+            name=name,
+            version=version,
+            provider=self._provider,
+            settings=self._settings,
+            scheduler=self._scheduler,
+            ledger=self._ledger,
+        )
+        took = (time.perf_counter() - start) * 1e3
+        log.info("serving %s version %s on %s, ready after %.0f ms", name, version, model.provider, took)
+        return model
+
+    def _current(self, model: Model | None) -> Model | None:
+        """The loaded model if its files are still those that it was loaded from."""
+        if model is None:
+            return None
+        if model.bundle is None:  # a bare model has no digest to compare
+            return model
+        try:
+            return model if open_bundle(model.bundle.folder).digest == model.bundle.digest else None
+        except BundleError as error:
+            raise LoadError(str(error)) from error
 
 
 def scan(root: Path) -> dict[str, list[int]]:
@@ -128,6 +203,16 @@ def scan(root: Path) -> dict[str, list[int]]:
             if versions:
                 found[folder.name] = versions
     return found
+
+
+def select(policy: str, versions: list[int]) -> tuple[list[int], int]:
+    """The versions that may serve under a policy (see the setting `versions`), and how many of them at most."""
+    if policy == "all":
+        return versions, len(versions)
+    if policy.startswith("latest"):
+        return versions, int(policy.partition(":")[2] or 1)
+    chosen = {int(version) for version in policy.split(",")}
+    return [version for version in versions if version in chosen], len(chosen)
 
 
 def _clip(text: str) -> str:

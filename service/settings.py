@@ -1,10 +1,10 @@
 """Every setting of the server, in one place: the environment (`FOLDSERVE_<NAME>`), the flags and the docs follow it."""
 
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import Field, SecretStr, field_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 
 class Settings(BaseSettings):
@@ -24,6 +24,14 @@ class Settings(BaseSettings):
     port: int = Field(8000, ge=0, le=65535, description="port to listen on; 0 takes a free one and logs it")
 
     models: Path = Field(Path("models"), description="the model repository: a folder of <name>/<version>/ folders")
+    versions: str = Field(
+        "all",
+        pattern=r"^(all|latest|latest:[1-9][0-9]*|[1-9][0-9]*(,[1-9][0-9]*)*)$",
+        description="which versions serve: `all`, `latest`, `latest:2` (the two newest that load), or a list like `1,3`",
+    )
+    poll_interval: float = Field(
+        0.0, ge=0, description="seconds between looks into the repository for new and vanished versions; 0 for never"
+    )
     default_model: str | None = Field(
         None, description="the model of POST /predict; by default the only one, or the first by name"
     )
@@ -44,6 +52,12 @@ class Settings(BaseSettings):
     max_queue: int = Field(512, ge=1, description="most requests that wait for one model; the next gets 503 at once")
 
     max_body_bytes: int = Field(64 * 2**20, ge=1024, description="largest request body, also after decompression")
+    api_keys: Annotated[tuple[SecretStr, ...], NoDecode] = Field(
+        (), description="keys that may use the server, separated by commas; everybody may if there is none"
+    )
+    admin_keys: Annotated[tuple[SecretStr, ...], NoDecode] = Field(
+        (), description="keys that may load and unload models, separated by commas; nobody may if there is none"
+    )
     max_image_pixels: int = Field(2**24, ge=1, description="largest picture, width times height, before it is decoded")
 
     drain_delay: float = Field(
@@ -53,3 +67,11 @@ class Settings(BaseSettings):
 
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="least severe line to log")
     log_format: Literal["text", "json"] = Field("text", description="lines for people, or one JSON object a line")
+
+    @field_validator("api_keys", "admin_keys", mode="before")
+    @classmethod
+    def _split(cls, value: Any) -> Any:
+        """Keys come as one string, separated by commas."""
+        if isinstance(value, str):
+            return tuple(key.strip() for key in value.split(",") if key.strip())
+        return value

@@ -5,9 +5,11 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from service.dataplane import DataPlane
+from service.errors import ServiceError
 from service.http.body import Message, Receive, too_large
-from service.http.infer import CLOSE, Scope, Send, infer, match
+from service.http.infer import CLOSE, Scope, Send, error_answer, infer, match, send_answer
 from service.metrics.http import HttpStatistics
+from service.security import check_access
 
 INFER_ROUTE = "/v2/models/{model}/infer"
 App = Callable[[Any, Any, Any], Awaitable[None]]
@@ -19,6 +21,7 @@ class Front:
     def __init__(self, app: App, plane: DataPlane) -> None:
         self._app, self._plane = app, plane
         self._statistics = HttpStatistics(plane.ledger)
+        self._keys = (*plane.settings.api_keys, *plane.settings.admin_keys) if plane.settings.api_keys else ()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """ASGI."""
@@ -26,6 +29,13 @@ class Front:
             await self._app(scope, receive, send)
             return
         start = time.perf_counter()
+        if self._keys:
+            try:
+                check_access(scope["path"], scope["headers"], self._keys)
+            except ServiceError as error:
+                await send_answer(send, error.status, *error_answer(error))
+                self._statistics.observe(scope["method"], "unauthorized", error.status, time.perf_counter() - start)
+                return
         if scope["method"] == "POST" and (target := match(scope["path"])) is not None:
             status = await infer(self._plane, target, scope, receive, send)
             self._statistics.observe("POST", INFER_ROUTE, status, time.perf_counter() - start)

@@ -49,12 +49,17 @@ async def infer(plane: DataPlane, target: tuple[str, str | None], scope: Scope, 
     except Exception:
         log.exception("a request for model %s failed", target[0])
         status, headers, body = 500, *error_answer(ServiceError("internal server error"))
-    headers.append((b"content-length", b"%d" % len(body)))
     if plane.draining:
         headers.append(CLOSE)
+    await send_answer(send, status, headers, body)
+    return status
+
+
+async def send_answer(send: Send, status: int, headers: Headers, body: bytes) -> None:
+    """Send a whole answer."""
+    headers.append((b"content-length", b"%d" % len(body)))
     await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": body})
-    return status
 
 
 def error_answer(error: ServiceError) -> tuple[Headers, bytes]:
