@@ -6,7 +6,7 @@ from contextlib import asynccontextmanager
 from fastapi import FastAPI
 
 from service.dataplane import VERSION, DataPlane
-from service.http import errors, predict, routes, triton
+from service.http import errors, predict, routes, tfserving, triton
 from service.http.front import Front
 from service.settings import Settings
 
@@ -41,4 +41,5 @@ def create_app(settings: Settings | None = None, plane: DataPlane | None = None)
     app.include_router(triton.router)
     app.include_router(routes.router)
     app.include_router(predict.router)
+    app.include_router(tfserving.router)
     return app

@@ -1,6 +1,8 @@
 """What the server does, knowing no HTTP: the routes are thin around it."""
 
+import asyncio
 import logging
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 from service.engine.scheduler import Scheduler
@@ -16,6 +18,8 @@ from service.settings import Settings
 log = logging.getLogger(__name__)
 
 VERSION = "0.1.0"
+PATIENCE = 0.05  # seconds of waiting after which it is worth watching whether the client is still there
+Left = Callable[[], Awaitable[None]]
 EXTENSIONS = (
     "binary_tensor_data",
     "classification",
@@ -105,7 +109,7 @@ class DataPlane:
         return {"name": "foldserve", "version": VERSION, "extensions": list(EXTENSIONS)}
 
     async def infer(
-        self, name: str, version: str | None, body: bytes, header_length: str | None
+        self, name: str, version: str | None, body: bytes, header_length: str | None, left: Left | None = None
     ) -> tuple[bytes, int | None]:
         """Answer a request of the Open Inference Protocol.
 
@@ -114,6 +118,7 @@ class DataPlane:
             version: of the model; None for its newest.
             body: decompressed.
             header_length: of the header `Inference-Header-Content-Length`, or None.
+            left: see `evaluate`.
 
         Returns:
             The answer's body, and how many of its bytes are JSON if binary tensors follow them.
@@ -127,17 +132,27 @@ class DataPlane:
         except BadRequestError:
             model.statistics.failure("OTHER")
             raise
-        return await self.run(model, request)
+        return model.writer.write(request, await self.evaluate(model, request, left))
 
-    async def run(self, model: Model, request: InferRequest) -> tuple[bytes, int | None]:
-        """Answer a parsed request: its body, and how much of it is JSON (see `infer`)."""
-        return model.writer.write(request, await self.evaluate(model, request))
+    async def evaluate(self, model: Model, request: InferRequest, left: Left | None = None) -> list[Array]:
+        """The model's outputs for a parsed request, counted.
 
-    async def evaluate(self, model: Model, request: InferRequest) -> list[Array]:
-        """The model's outputs for a parsed request, counted."""
+        Args:
+            model: that is asked.
+            request: that fits it.
+            left: returns when the client does not want the answer any more; what waits is then given up.
+
+        Raises:
+            ServiceError: with the status to answer.
+            asyncio.CancelledError: the client has left.
+        """
         statistics = model.statistics
+        watch: asyncio.TimerHandle | None = None
         try:
-            job = model.submit(request.arrays, request.rows, request.timeout)
+            job = model.submit(request.arrays, request.rows, request.timeout or self.settings.queue_timeout)
+            if left is not None:
+                # Most requests are answered long before anybody could leave: for them this costs a timer, not a task.
+                watch = asyncio.get_running_loop().call_later(PATIENCE, _cancel_when, left, job.future)
             arrays = await job.future
         except UnavailableError:
             statistics.failure("REJECTED")
@@ -148,5 +163,17 @@ class DataPlane:
         except BaseException:
             statistics.failure("CANCELED")
             raise
+        finally:
+            if watch is not None:
+                watch.cancel()
         statistics.success(job)
         return arrays
+
+
+def _cancel_when(left: Left, future: "asyncio.Future[list[Array]]") -> None:
+    async def wait() -> None:
+        await left()
+        future.cancel()
+
+    watcher = asyncio.ensure_future(wait())
+    future.add_done_callback(lambda _: watcher.cancel())

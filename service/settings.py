@@ -27,7 +27,7 @@ class Settings(BaseSettings):
     versions: str = Field(
         "all",
         pattern=r"^(all|latest|latest:[1-9][0-9]*|[1-9][0-9]*(,[1-9][0-9]*)*)$",
-        description="which versions serve: `all`, `latest`, `latest:2` (the two newest that load), or a list like `1,3`",
+        description="which versions serve: `all`, `latest`, `latest:2` (the two newest that load), or a list: `1,3`",
     )
     poll_interval: float = Field(
         0.0, ge=0, description="seconds between looks into the repository for new and vanished versions; 0 for never"
@@ -50,6 +50,10 @@ class Settings(BaseSettings):
         16, ge=1, description="most rows in one run of the model; longer requests run in slices"
     )
     max_queue: int = Field(512, ge=1, description="most requests that wait for one model; the next gets 503 at once")
+
+    queue_timeout: float = Field(
+        0.0, ge=0, description="seconds that a request without a timeout of its own may wait for a runner; 0 for ever"
+    )
 
     max_body_bytes: int = Field(64 * 2**20, ge=1024, description="largest request body, also after decompression")
     api_keys: Annotated[tuple[SecretStr, ...], NoDecode] = Field(

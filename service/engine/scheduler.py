@@ -32,18 +32,23 @@ class Job:
         rows: how many rows of a batch they are.
         future: gets the outputs, one array for each output of the model.
         arrived, started, finished: when it was queued, when its run began and ended.
-        deadline: when it is no longer worth running; 0 for never.
+        timer: gives it up when its time is over; None if it has time.
     """
 
-    __slots__ = ("arrays", "arrived", "deadline", "finished", "future", "rows", "started")
+    __slots__ = ("arrays", "arrived", "finished", "future", "rows", "started", "timer")
 
-    def __init__(self, arrays: list[Array], rows: int, timeout: float, future: "asyncio.Future[list[Array]]") -> None:
+    def __init__(self, arrays: list[Array], rows: int, future: "asyncio.Future[list[Array]]") -> None:
         self.arrays = arrays
         self.rows = rows
         self.future = future
         self.arrived = time.perf_counter_ns()
         self.started = self.finished = 0
-        self.deadline = self.arrived + int(timeout * 1e9) if timeout else 0
+        self.timer: asyncio.TimerHandle | None = None
+
+    def expire(self) -> None:
+        """Give up waiting; what has started is left to end."""
+        if not self.started and not self.future.done():
+            self.future.set_exception(UnavailableError("Request timeout expired"))
 
 
 @dataclass(slots=True)
@@ -87,10 +92,10 @@ class Lane:
         self.jobs: deque[Job] = deque()
         self.unfinished = 0
 
-    def take(self, now: int) -> tuple[list[Job], list[Job]]:
-        """The jobs of the next run, and those whose time is over; called by runners, without a lock."""
+    def take(self) -> tuple[list[Job], int]:
+        """The jobs of the next run, and how many nobody waits for any more; called by runners, without a lock."""
         taken: list[Job] = []
-        late: list[Job] = []
+        dropped = 0
         rows = 0
         while True:
             try:
@@ -99,12 +104,12 @@ class Lane:
                 job = self.jobs.popleft()
             except IndexError:  # empty, or another runner was faster
                 break
-            if job.future.cancelled() or 0 < job.deadline < now:
-                late.append(job)
+            if job.future.done():  # expired, or cancelled since its client left
+                dropped += 1
             else:
                 taken.append(job)
                 rows += job.rows
-        return taken, late
+        return taken, dropped
 
 
 class Scheduler:
@@ -130,13 +135,21 @@ class Scheduler:
     def submit(self, lane: Lane, arrays: list[Array], rows: int, timeout: float = 0.0) -> Job:
         """Queue a request; its `future` belongs to the running event loop.
 
+        Args:
+            lane: of the model.
+            arrays: one for each of its inputs.
+            rows: how many rows of a batch they are.
+            timeout: seconds after which it is no longer worth starting, and fails; 0 for never.
+
         Raises:
             UnavailableError: the lane is full.
         """
         if len(lane.jobs) >= lane.max_queue:
             raise UnavailableError("Exceeds maximum queue size")
         loop = asyncio.get_running_loop()
-        job = Job(arrays, rows, timeout, loop.create_future())
+        job = Job(arrays, rows, loop.create_future())
+        if timeout:
+            job.timer = loop.call_later(timeout, job.expire)
         lane.unfinished += 1
         lane.jobs.append(job)
         self._tokens.put((lane, loop))
@@ -152,7 +165,7 @@ class Scheduler:
     def _work(self) -> None:
         while (token := self._tokens.get()) is not None:
             lane, loop = token
-            jobs, late = lane.take(time.perf_counter_ns())
+            jobs, dropped = lane.take()
             outcome: Batch | Exception | None = None
             if jobs:
                 try:
@@ -160,9 +173,9 @@ class Scheduler:
                 except Exception as error:  # whatever the model does, its requests get an answer
                     log.exception("a run failed")
                     outcome = error
-            if jobs or late:
+            if jobs or dropped:
                 try:
-                    loop.call_soon_threadsafe(_deliver, lane, jobs, late, outcome)
+                    loop.call_soon_threadsafe(_deliver, lane, jobs, dropped, outcome)
                 except RuntimeError:  # the loop is closed: nobody waits any more
                     log.debug("%d answers came after the event loop's end", len(jobs))
 
@@ -170,6 +183,8 @@ class Scheduler:
 def _execute(lane: Lane, jobs: list[Job]) -> Batch:
     """Run the jobs together and leave each one's outputs in its `arrays`."""
     start = time.perf_counter_ns()
+    for job in jobs:
+        job.started = start
     rows = sum(job.rows for job in jobs)
     if len(jobs) == 1:
         inputs = jobs[0].arrays
@@ -187,7 +202,7 @@ def _execute(lane: Lane, jobs: list[Job]) -> Batch:
             first += job.rows
     end = time.perf_counter_ns()
     for job in jobs:
-        job.started, job.finished = start, end
+        job.finished = end
     return Batch(jobs, rows, runs, ready - start, done - ready, end - done)
 
 
@@ -199,12 +214,12 @@ def _run_sliced(lane: Lane, inputs: list[Array], rows: int) -> tuple[list[Array]
     return [np.concatenate(pieces) for pieces in zip(*parts, strict=True)], len(parts)
 
 
-def _deliver(lane: Lane, jobs: Sequence[Job], late: Sequence[Job], outcome: Batch | Exception | None) -> None:
+def _deliver(lane: Lane, jobs: Sequence[Job], dropped: int, outcome: Batch | Exception | None) -> None:
     """In the event loop: hand out what a runner made."""
-    lane.unfinished -= len(jobs) + len(late)
-    for job in late:
-        if not job.future.done():
-            job.future.set_exception(UnavailableError("Request timeout expired"))
+    lane.unfinished -= len(jobs) + dropped
+    for job in jobs:
+        if job.timer is not None:
+            job.timer.cancel()
     if isinstance(outcome, Batch):
         if lane.observe is not None:
             lane.observe(outcome)

@@ -4,6 +4,7 @@ Routing, dependency injection and response classes would cost more than a small 
 recognised before the framework; it stands in the framework's router as well, for the documentation.
 """
 
+import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from typing import Any
@@ -44,8 +45,8 @@ async def infer(plane: DataPlane, target: tuple[str, str | None], scope: Scope, 
         status, headers, body = 200, *await _answer(plane, target, scope["headers"], receive)
     except ServiceError as error:
         status, headers, body = error.status, *error_answer(error)
-    except ClientLeftError:
-        return 499
+    except (ClientLeftError, asyncio.CancelledError):
+        return 499  # nobody is there to be answered
     except Exception:
         log.exception("a request for model %s failed", target[0])
         status, headers, body = 500, *error_answer(ServiceError("internal server error"))
@@ -86,7 +87,12 @@ async def _answer(
     body = await read_body(receive, plane.settings.max_body_bytes, announced)
     if encoding:
         body = decompress(body, encoding, plane.settings.max_body_bytes)
-    answer, json_length = await plane.infer(*target, body, header_length)
+
+    async def left() -> None:
+        while (await receive())["type"] != "http.disconnect":
+            pass
+
+    answer, json_length = await plane.infer(*target, body, header_length, left)
     headers: Headers = [JSON]
     if json_length is not None:
         headers = [OCTETS, (b"inference-header-content-length", b"%d" % json_length)]

@@ -173,7 +173,7 @@ def _inputs(listed: list[Any], rest: bytes, signature: Signature) -> tuple[list[
             f"expected {len(found)} inputs but got {len(arrays)} inputs for model '{signature.model}'. Got input(s) "
             f"{names}, but missing required input(s) {missing_names}. Please provide all required input(s)."
         )
-    return arrays, _rows(arrays, signature)
+    return arrays, check_rows(arrays, signature)
 
 
 def _shape(item: dict[str, Any], tensor: Tensor, signature: Signature) -> tuple[int, ...]:
@@ -211,7 +211,12 @@ def _shape(item: dict[str, Any], tensor: Tensor, signature: Signature) -> tuple[
     return tuple(shape)
 
 
-def _rows(arrays: list[Array], signature: Signature) -> int:
+def check_rows(arrays: list[Array], signature: Signature) -> int:
+    """The size of the batch; 1 where the model has no batch dimension.
+
+    Raises:
+        BadRequestError: it is 0, too large, or the inputs disagree.
+    """
     if not signature.batched:
         return 1
     rows = arrays[0].shape[0]
