@@ -11,6 +11,7 @@ from typing import Any
 import keras
 import numpy as np
 import onnx
+from PIL import Image
 from safetensors.numpy import save as save_tensors
 
 import bnfold
@@ -86,6 +87,7 @@ def export(
         "batchnorm.safetensors": save_tensors(_tensors(norms)),
         "golden.npz": _npz({**golden_inputs, **golden}),
         "model.keras": path.read_bytes(),
+        **_example(golden_inputs),
         **_run_files(path.parent),
     }
     manifest = Manifest(
@@ -175,6 +177,16 @@ def _npz(arrays: parity.Arrays) -> bytes:
     buffer = io.BytesIO()
     np.savez_compressed(buffer, allow_pickle=False, **arrays)  # zip entries carry a fixed date
     return buffer.getvalue()
+
+
+def _example(golden: parity.Arrays) -> dict[str, bytes]:
+    """The first golden input as a picture to try the server with, if it is one."""
+    first = next(iter(golden.values()))[0]
+    if first.dtype != np.uint8 or first.ndim != 3 or first.shape[-1] not in (1, 3):
+        return {}
+    buffer = io.BytesIO()
+    Image.fromarray(first[..., 0] if first.shape[-1] == 1 else first).save(buffer, "PNG")
+    return {"example.png": buffer.getvalue()}
 
 
 def _run_files(folder: Path) -> dict[str, bytes]:

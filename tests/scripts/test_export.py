@@ -11,6 +11,7 @@ import onnxruntime
 import pytest
 from keras import layers
 from onnx import numpy_helper
+from PIL import Image
 from safetensors.numpy import load_file
 
 from bundle import BundleError, open_bundle
@@ -202,6 +203,8 @@ def test_an_export_is_a_verified_bundle(saved, tmp_path, capsys):
         expected = model.predict(golden["image"].astype(np.float32), verbose=0)
         np.testing.assert_allclose(golden["probabilities"], expected, atol=1e-5)
         assert golden["image"].dtype == np.uint8
+        with Image.open(bundle.path("example.png")) as picture:
+            np.testing.assert_array_equal(np.asarray(picture), golden["image"][0, ..., 0])
     assert "| `bn1` | 32 | folded |" in bundle.path("README.md").read_text()
     assert main([str(saved), "--name", "digits", "--models", str(tmp_path), "--dataset", "none"]) == 0
     assert open_bundle(tmp_path / "digits" / "2").manifest.certificate.inputs.get("real", 0) == 0

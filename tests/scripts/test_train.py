@@ -25,7 +25,8 @@ QUICK = ["--recipe", "quick", "--batch-size", "100"]
 
 def test_a_run_leaves_a_network_and_its_story(tmp_path, capsys):
     out = tmp_path / "run"
-    assert main([*QUICK, "--epochs", "6", "--out", str(out)]) == 0
+    assert main([*QUICK, "--epochs", "6", "--out", str(out), "--tensorboard"]) == 0
+    assert list((out / "tensorboard").rglob("events.out.*"))
     results = json.loads((out / "results.json").read_text())
     digits = load("digits")
     network = keras.models.load_model(out / "model.keras", compile=False)
