@@ -45,11 +45,12 @@ def mirror():
     servers = []
 
     def start(content=CONTENT, limit=FILE.size):
-        handler = type("Handler", (Mirror,), {"content": content, "limit": limit, "ranges": []})
+        ranges: list[str | None] = []
+        handler = type("Handler", (Mirror,), {"content": content, "limit": limit, "ranges": ranges})
         server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
         threading.Thread(target=server.serve_forever, daemon=True).start()
         servers.append(server)
-        return f"http://127.0.0.1:{server.server_port}/", handler.ranges
+        return f"http://127.0.0.1:{server.server_port}/", ranges
 
     yield start
     for server in servers:

@@ -19,6 +19,7 @@ from scripts.training import fit
 from scripts.training.augment import augment
 from scripts.training.config import RECIPES, Augmentation, TrainConfig
 from scripts.training.distill import DistillationLoss
+from scripts.training.networks import reference_network
 
 QUICK = ["--recipe", "quick", "--batch-size", "100"]
 
@@ -49,7 +50,7 @@ def test_a_run_leaves_a_network_and_its_story(tmp_path, capsys):
 
 def test_the_network_is_the_one_of_the_keras_example():
     config = TrainConfig.model_validate(RECIPES["best"])
-    network = fit.reference_network((28, 28, 1), 10, config.batchnorm)
+    network = reference_network((28, 28, 1), 10, config.batchnorm)
     kinds = [type(layer).__name__ for layer in network.layers]
     assert kinds == [
         "InputLayer", "Rescaling", "Conv2D", "BatchNormalization", "MaxPooling2D", "BatchNormalization", "Conv2D",
@@ -69,7 +70,7 @@ def test_a_broken_off_run(tmp_path, how, root):
     history = out / "history.csv"
     deadline = time.monotonic() + 300
     while not history.exists() or len(history.read_text().splitlines()) < 4:
-        assert process.poll() is None, process.stdout.read()
+        assert process.poll() is None, process.communicate()
         assert time.monotonic() < deadline
         time.sleep(0.05)
     os.kill(process.pid, how)
@@ -122,7 +123,7 @@ def test_distillation_loss_is_hintons():
 
 def test_reestimated_statistics_are_the_averages_over_the_batches():
     """The first layer's input does not depend on other statistics, so its average can be computed by hand."""
-    network = fit.reference_network((28, 28, 1), 10, TrainConfig().batchnorm)
+    network = reference_network((28, 28, 1), 10, TrainConfig().batchnorm)
     pictures = load("digits").x_train[:300].astype(np.float32)
     fit.reestimate(network, [(pictures[:100], None), (pictures[100:200], None), (pictures[200:], None)])
     first = (
