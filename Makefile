@@ -12,6 +12,9 @@ ARGS ?=
 UPGRADE ?=
 IMAGE ?= foldserve
 
+# Since 1.29 the ONNX Runtime's Linux wheels send usage data to their maker unless this is set.
+export ORT_DISABLE_TELEMETRY := 1
+
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 # Wheels only: nothing is compiled, and no package runs code of its own while it is installed.

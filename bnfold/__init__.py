@@ -11,6 +11,11 @@
 ({'MatMul': 1, 'Mul': 1}, {'Gemm': 1})
 """
 
+import os
+
+# The ONNX Runtime's Linux wheels send usage data to their maker unless this is set before the import.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+
 from bnfold.affine import Affine
 from bnfold.errors import FoldError, InputError, VerificationError
 from bnfold.pipeline import Folded, fold

@@ -39,7 +39,7 @@ def test_the_bundle_schema_is_light() -> None:
     assert modules & (HEAVY | {"onnxruntime", "fastapi", "uvicorn"}) == set()
 
 
-@pytest.mark.parametrize("room", ["service.app", "bnfold"])
+@pytest.mark.parametrize("room", ["service.app", "bnfold", "scripts"])
 def test_the_onnx_runtime_is_told_to_send_no_usage_data(room: str) -> None:
     program = f"import os, {room}; print(os.environ['ORT_DISABLE_TELEMETRY'])"
     environment = {name: value for name, value in os.environ.items() if name != "ORT_DISABLE_TELEMETRY"}
