@@ -27,6 +27,8 @@ class Watch:
     scale: Array
     shift: Array
     reason: str = ""
+    extra: int = 0
+    """Channels that the tensor was given besides its own; they come last."""
 
 
 @dataclass(eq=False)
@@ -95,6 +97,12 @@ class Ledger:
                 record.watch.value = new
                 self._through(record.watch, old_of_new)
 
+    def widened(self, value: ir.Value) -> None:
+        """Notes that `value` was given one more channel, behind its own."""
+        for record in self.records:
+            if record.watch.value is value:
+                record.watch.extra += 1
+
     def lost(self, value: ir.Value, reason: str) -> None:
         """Notes that `value` is gone and nothing in the graph determines it."""
         for record in self.records:
@@ -140,6 +148,7 @@ def _tap(watch: Watch, alive: frozenset[ir.Value]) -> tuple[Tap | None, str]:
     size = shape[axis]
     if len(varying) > 1 or size is None or size > MAX_TAP_CHANNELS:
         return None, "its input follows from no tensor channel by channel"
+    size -= watch.extra
     columns = (np.broadcast_to(array.reshape(-1), (size,)) for array in (scale, shift))
     s, t = (tuple(None if np.isnan(x) else float(x) for x in column) for column in columns)
     if all(x is None for x in s):

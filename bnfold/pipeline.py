@@ -12,11 +12,14 @@ from bnfold.context import Context
 from bnfold.errors import InputError
 from bnfold.graph import Names
 from bnfold.passes.backward import PullBackward
+from bnfold.passes.clamp import ClampBehindWeights
 from bnfold.passes.flatten import PermuteDense
 from bnfold.passes.forward import PushForward
 from bnfold.passes.lift import LiftAffines
 from bnfold.passes.lower import LowerAffines
-from bnfold.passes.prepare import preparation
+from bnfold.passes.ones import OnesChannel
+from bnfold.passes.prepare import OrderInitializers, preparation
+from bnfold.passes.readers import DuplicateWeights, InvertForOthers
 from bnfold.passes.signs import TurnSigns
 from bnfold.report import Report, operator_counts
 from bnfold.target import TARGETS
@@ -76,13 +79,16 @@ def fold(model: onnx.ModelProto, *, target: str = "ort-cpu") -> Folded:
 
 def pipeline(ctx: Context) -> ir.passes.Sequential:
     """Every pass in order; the moves in the middle repeat until none makes the graph cheaper."""
+    moves = ir.passes.PassManager((PullBackward(ctx), PushForward(ctx), TurnSigns(ctx)), steps=ROUNDS)
+    last_resorts = (ClampBehindWeights(ctx), OnesChannel(ctx), DuplicateWeights(ctx))
     return ir.passes.Sequential(
         preparation(ctx),
         LiftAffines(ctx),
-        ir.passes.PassManager((PullBackward(ctx), PushForward(ctx), TurnSigns(ctx)), steps=ROUNDS),
+        ir.passes.PassManager((moves, InvertForOthers(ctx), *last_resorts), steps=ROUNDS),
         LowerAffines(ctx),
         PermuteDense(ctx),
         RemoveUnusedNodesPass(),
+        OrderInitializers(ctx),
     )
 
 

@@ -12,6 +12,12 @@ class Target:
     name: str
     bare_shift: str
     """The operator for an affine that only shifts feature maps."""
+    clamp: bool
+    """Whether Max or Min may replace a ReLU to take an affine's place."""
+    ones_channel: bool
+    """Whether a convolution may emit a constant channel to carry a shift past zero padding."""
+    duplicate: bool
+    """Whether a convolution may be computed twice to take an affine in on one side."""
 
 
 # ONNX Runtime's blocked layout (level "all") turns BatchNormalization and a channel-wise Mul into a depthwise 1x1
@@ -19,8 +25,8 @@ class Target:
 TARGETS = {
     target.name: target
     for target in (
-        Target("ort-cpu", bare_shift="BatchNormalization"),
-        Target("fewest-ops", bare_shift="Add"),
-        Target("generic", bare_shift="Add"),
+        Target("ort-cpu", bare_shift="BatchNormalization", clamp=False, ones_channel=False, duplicate=False),
+        Target("fewest-ops", bare_shift="Add", clamp=True, ones_channel=True, duplicate=True),
+        Target("generic", bare_shift="Add", clamp=False, ones_channel=False, duplicate=False),
     )
 }

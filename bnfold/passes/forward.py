@@ -83,6 +83,52 @@ def _names(known: Pending) -> str:
     return ", ".join(record.name for record in known.origins)
 
 
+def take_forward(best: Plan, carrier: ir.Value, origins: tuple[Record, ...], ctx: Context) -> None:
+    """Carries a plan out: the readers of `carrier` then do with it as it is."""
+    ledger = ctx.ledger
+    if best.moves is None:
+        _place(best, carrier, origins, ctx)
+        return
+    for move in best.moves:
+        node = move.use.node
+        node.replace_input_with(move.use.index, carrier)
+        known = pending(node)
+        if known is not None:
+            ledger.moved(origins, move.step.rule)
+            known.absorb(best.affine, origins)
+            continue
+        if move.step.edit is not None:
+            move.step.edit()
+        if move.step.absorbs:
+            ledger.absorbed(origins, node, move.step.rule)
+        else:
+            ledger.moved(origins, move.step.rule)
+        for (value, lacking), onward in zip(move.step.onward, move.onward, strict=True):
+            ledger.rescaled(value, lacking)
+            take_forward(onward, value, origins, ctx)
+
+
+def _place(best: Plan, carrier: ir.Value, origins: tuple[Record, ...], ctx: Context) -> None:
+    if best.affine.is_identity:
+        return
+    names = ctx.names
+    name = names.fresh(f"{origins[0].name}_rest")
+    readers, final = uses(carrier), carrier.is_graph_output()
+    node = affine_node(carrier, Pending(best.affine, origins), name, names.fresh(f"{carrier.name}_affine"))
+    insert_after(carrier, node)
+    for record in origins:
+        record.kept = best.reason
+    if final:
+        name = carrier.name or ""
+        graph = carrier.graph
+        carrier.name = names.fresh(f"{name}_before")
+        node.outputs[0].name = name
+        assert isinstance(graph, ir.Graph)
+        graph.outputs[list(graph.outputs).index(carrier)] = node.outputs[0]
+    for use in readers:
+        use.node.replace_input_with(use.index, node.outputs[0])
+
+
 class PushForward(FoldPass):
     """Pushes each `Affine` through its readers, operator by operator, into weights that absorb it.
 
@@ -115,7 +161,7 @@ class PushForward(FoldPass):
             for record in what.origins:
                 record.kept = best.reason
             return False
-        self._take(best, carrier, what.origins)
+        take_forward(best, carrier, what.origins, self._ctx)
         self._remove(node, what)
         return True
 
@@ -126,47 +172,3 @@ class PushForward(FoldPass):
         self._ctx.ledger.replaced(output, carrier, what.affine)
         take_over(output, carrier, self._ctx.names)
         node.graph.remove(node, safe=True)
-
-    def _take(self, best: Plan, carrier: ir.Value, origins: tuple[Record, ...]) -> None:
-        ledger = self._ctx.ledger
-        if best.moves is None:
-            self._place(best, carrier, origins)
-            return
-        for move in best.moves:
-            node = move.use.node
-            node.replace_input_with(move.use.index, carrier)
-            known = pending(node)
-            if known is not None:
-                ledger.moved(origins, move.step.rule)
-                known.absorb(best.affine, origins)
-                continue
-            if move.step.edit is not None:
-                move.step.edit()
-            if move.step.absorbs:
-                ledger.absorbed(origins, node, move.step.rule)
-            else:
-                ledger.moved(origins, move.step.rule)
-            for (value, lacking), onward in zip(move.step.onward, move.onward, strict=True):
-                ledger.rescaled(value, lacking)
-                self._take(onward, value, origins)
-
-    def _place(self, best: Plan, carrier: ir.Value, origins: tuple[Record, ...]) -> None:
-        if best.affine.is_identity:
-            return
-        names = self._ctx.names
-        what = Pending(best.affine, origins)
-        name = names.fresh(f"{origins[0].name}_rest")
-        readers, final = uses(carrier), carrier.is_graph_output()
-        node = affine_node(carrier, what, name, names.fresh(f"{carrier.name}_affine"))
-        insert_after(carrier, node)
-        for record in origins:
-            record.kept = best.reason
-        if final:
-            name = carrier.name or ""
-            graph = carrier.graph
-            carrier.name = names.fresh(f"{name}_before")
-            node.outputs[0].name = name
-            assert isinstance(graph, ir.Graph)
-            graph.outputs[list(graph.outputs).index(carrier)] = node.outputs[0]
-        for use in readers:
-            use.node.replace_input_with(use.index, node.outputs[0])

@@ -130,6 +130,20 @@ def _bias_add(node: ir.Node, width: int) -> tuple[ir.Node | None, ir.Value | Non
     return (use.node, bias) if row else (None, None)
 
 
+class OrderInitializers(FoldPass):
+    """Puts the initializers into the order in which the nodes read them, so that equal graphs are equal files."""
+
+    def _rewrite(self, graph: ir.Graph) -> bool:
+        read = dict.fromkeys(value for node in graph.all_nodes() for value in node.inputs if value is not None)
+        known = dict(graph.initializers)
+        ordered = [value for value in read if known.get(value.name or "") is value]
+        ordered += [value for value in known.values() if value not in read]
+        graph.initializers.clear()
+        for value in ordered:
+            graph.initializers.add(value)
+        return False
+
+
 class NameNodes(FoldPass):
     """Gives every node without a name its own, so that a report can speak of it."""
 

@@ -69,7 +69,8 @@ def _resized(node: ir.Node, rank: int) -> Axes | None:
     return frozenset(a for a in range(rank) if a > 0 and (source[a] is None or source[a] != target[a]))
 
 
-def _padded(node: ir.Node, rank: int) -> Axes | None:
+def padded_axes(node: ir.Node, rank: int) -> Axes | None:
+    """Axes along which a Pad adds something; None if they are not constant."""
     pads = ints(node.inputs[1]) if len(node.inputs) > 1 else None
     if pads is None:
         return None
@@ -109,7 +110,7 @@ LAWS: dict[str, Law] = {
     "ReduceMean": Law("any", _always, reduced_axes, "the weights of a mean sum to one"),
     "ReduceSum": Law("any", _never, reduced_axes, "a sum commutes with any scale"),
     "Resize": Law("any", _interpolates_real_elements, _resized, "the weights of an interpolation sum to one"),
-    "Pad": Law("any", _copies_when_padding, _padded, "a padded zero stays zero under any scale"),
+    "Pad": Law("any", _copies_when_padding, padded_axes, "a padded zero stays zero under any scale"),
 }
 
 
@@ -125,7 +126,7 @@ def check(node: ir.Node, affine: Affine, rank: int) -> Refusal | None:
             not (axes or frozenset()).isdisjoint(affine.axes),
             f"the map varies along an axis that {node.op_type} combines",
         ),
-        (node.op_type == "Pad" and not _pads_zero(node), "Pad writes a value other than zero"),
+        (node.op_type == "Pad" and not pads_zero(node), "Pad writes a value other than zero"),
         (affine.shifts and not law.shift(node), f"a shift does not pass {node.op_type}"),
         (
             law.scale == "nonnegative" and bool((affine.scale < 0).any()),
@@ -135,7 +136,8 @@ def check(node: ir.Node, affine: Affine, rank: int) -> Refusal | None:
     return next((Refusal(reason) for violated, reason in broken if violated), None)
 
 
-def _pads_zero(node: ir.Node) -> bool:
+def pads_zero(node: ir.Node) -> bool:
+    """Whether a Pad writes zeros or copies, so that every scale passes it."""
     if _copies_when_padding(node):
         return True
     if len(node.inputs) < 3 or node.inputs[2] is None:

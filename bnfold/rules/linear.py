@@ -33,7 +33,8 @@ def _bias(node: ir.Node) -> Array | Refusal | None:
     return Refusal("its bias is not constant") if array is None else array
 
 
-def _write(node: ir.Node, ctx: Context, index: int, array: npt.NDArray[Any]) -> None:
+def write(node: ir.Node, ctx: Context, index: int, array: npt.NDArray[Any]) -> None:
+    """Gives an operator new weights (index 1) or a new bias (index 2), rounded once to the weights' type."""
     weight = node.inputs[1]
     assert weight is not None
     assert weight.dtype is not None
@@ -83,9 +84,9 @@ def conv_forward(node: ir.Node, index: int, affine: Affine, ctx: Context) -> Out
     added = (weight.sum(axis=tuple(range(2, weight.ndim))) * shift).sum(axis=1)
 
     def edit() -> None:
-        _write(node, ctx, 1, new_weight)
+        write(node, ctx, 1, new_weight)
         if affine.shifts:
-            _write(node, ctx, 2, added if bias is None else bias + added)
+            write(node, ctx, 2, added if bias is None else bias + added)
 
     return Step(f"forward into {label(node)}", edit=edit, absorbs=True)
 
@@ -106,9 +107,9 @@ def conv_backward(node: ir.Node, affine: Affine, ctx: Context) -> Outcome:
     new_bias = shift if bias is None else scale * bias + shift
 
     def edit() -> None:
-        _write(node, ctx, 1, weight * scale.reshape(-1, *(1,) * (weight.ndim - 1)))
+        write(node, ctx, 1, weight * scale.reshape(-1, *(1,) * (weight.ndim - 1)))
         if bias is not None or affine.shifts:
-            _write(node, ctx, 2, new_bias)
+            write(node, ctx, 2, new_bias)
 
     return Step(f"backward into {label(node)}", edit=edit, absorbs=True)
 
@@ -132,7 +133,7 @@ def deconv_forward(node: ir.Node, index: int, affine: Affine, ctx: Context) -> O
     if affine.shifts:
         return Refusal("a shift through a transposed convolution depends on the place in the output")
     new_weight = weight * vectors[0].reshape(-1, *(1,) * (weight.ndim - 1))
-    return Step(f"forward into {label(node)}", edit=lambda: _write(node, ctx, 1, new_weight), absorbs=True)
+    return Step(f"forward into {label(node)}", edit=lambda: write(node, ctx, 1, new_weight), absorbs=True)
 
 
 def deconv_backward(node: ir.Node, affine: Affine, ctx: Context) -> Outcome:
@@ -153,9 +154,9 @@ def deconv_backward(node: ir.Node, affine: Affine, ctx: Context) -> Outcome:
     new_bias = shift if bias is None else scale * bias + shift
 
     def edit() -> None:
-        _write(node, ctx, 1, weight * rows.reshape(*rows.shape, *(1,) * (weight.ndim - 2)))
+        write(node, ctx, 1, weight * rows.reshape(*rows.shape, *(1,) * (weight.ndim - 2)))
         if bias is not None or affine.shifts:
-            _write(node, ctx, 2, new_bias)
+            write(node, ctx, 2, new_bias)
 
     return Step(f"backward into {label(node)}", edit=edit, absorbs=True)
 
@@ -177,9 +178,9 @@ def _gemm(node: ir.Node) -> tuple[Array, Array] | Refusal:
 
 
 def _write_gemm(node: ir.Node, ctx: Context, weight: Array, bias: Array) -> None:
-    _write(node, ctx, 1, weight.T if node.attributes.get_int("transB", 0) else weight)
+    write(node, ctx, 1, weight.T if node.attributes.get_int("transB", 0) else weight)
     if bias.any() or _operand(node, 2) is not None:
-        _write(node, ctx, 2, bias)
+        write(node, ctx, 2, bias)
     for attribute in ("alpha", "beta"):
         node.attributes.pop(attribute, None)
 
@@ -258,7 +259,7 @@ def matmul_forward(node: ir.Node, index: int, affine: Affine, ctx: Context) -> O
     return Step(
         f"forward into {label(node)}",
         onward=((node.outputs[0], onward),) if onward.shifts else (),
-        edit=lambda: _write(node, ctx, 1, scale[:, None] * weight),
+        edit=lambda: write(node, ctx, 1, scale[:, None] * weight),
         absorbs=True,
     )
 
@@ -281,7 +282,7 @@ def matmul_backward(node: ir.Node, affine: Affine, ctx: Context) -> Outcome:
         return Refusal("MatMul has no bias to take a shift")
     return Step(
         f"backward into {label(node)}",
-        edit=lambda: _write(node, ctx, 1, weight * vectors[0]),
+        edit=lambda: write(node, ctx, 1, weight * vectors[0]),
         absorbs=True,
         remainder=Affine(np.ones_like(affine.scale), affine.shift) if affine.shifts else None,
     )
