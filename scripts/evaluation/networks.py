@@ -1,0 +1,61 @@
+"""The networks on which the compiler is evaluated."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import keras
+
+from scripts.training.batchnorm import BatchNormArguments
+from scripts.training.networks import reference_network
+
+CLASSES = 10
+
+
+class Network(NamedTuple):
+    """How to build a network, and what it takes in."""
+
+    build: Callable[[], keras.Model]
+    low: float = -3.0
+    """Smallest input."""
+    high: float = 3.0
+
+
+def _application(name: str, size: int, **options: Any) -> Callable[[], keras.Model]:
+    def build() -> keras.Model:
+        return getattr(keras.applications, name)(
+            weights=None, input_shape=(size, size, 3), classes=CLASSES, classifier_activation=None, **options
+        )
+
+    return build
+
+
+def _reference() -> keras.Model:
+    return reference_network((28, 28, 1), CLASSES, BatchNormArguments(), name="reference")
+
+
+def _vgg16() -> keras.Model:
+    layers = keras.layers
+    x = inputs = keras.Input((64, 64, 3))
+    for filters, repeats in ((64, 2), (128, 2), (256, 3), (512, 3), (512, 3)):
+        for _ in range(repeats):
+            x = layers.ReLU()(layers.BatchNormalization()(layers.Conv2D(filters, 3, padding="same")(x)))
+        x = layers.MaxPooling2D(2)(x)
+    x = layers.Flatten()(x)
+    for _ in range(2):
+        x = layers.ReLU()(layers.BatchNormalization()(layers.Dense(512)(x)))
+    return keras.Model(inputs, layers.Dense(CLASSES)(x), name="vgg16_bn")
+
+
+NETWORKS = {
+    "reference": Network(_reference, 0, 255),
+    "ResNet50": Network(_application("ResNet50", 64)),
+    "ResNet50V2": Network(_application("ResNet50V2", 64)),
+    "DenseNet121": Network(_application("DenseNet121", 64)),
+    "MobileNetV2": Network(_application("MobileNetV2", 64)),
+    "MobileNetV3Small": Network(_application("MobileNetV3Small", 64), 0, 255),
+    "EfficientNetB0": Network(_application("EfficientNetB0", 64), 0, 255),
+    "EfficientNetV2B0": Network(_application("EfficientNetV2B0", 64), 0, 255),
+    "InceptionV3": Network(_application("InceptionV3", 75)),
+    "Xception": Network(_application("Xception", 71)),
+    "VGG16 with BN": Network(_vgg16),
+}
