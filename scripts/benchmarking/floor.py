@@ -1,0 +1,46 @@
+"""The floor: the least Python that answers for the model. No framework, no checks, no batching, the run inline."""
+
+import io
+import os
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import numpy as np
+import onnxruntime
+import orjson
+
+options = onnxruntime.SessionOptions()
+options.intra_op_num_threads = options.inter_op_num_threads = 1
+session = onnxruntime.InferenceSession(os.environ["FLOOR_MODEL"], options, providers=["CPUExecutionProvider"])
+(source,) = session.get_inputs()
+DTYPE = np.dtype({"tensor(uint8)": "uint8", "tensor(float)": "float32"}[source.type])
+SHAPE = (-1, *source.shape[1:])
+
+
+async def app(
+    scope: dict[str, Any], receive: Callable[[], Awaitable[Any]], send: Callable[[Any], Awaitable[None]]
+) -> None:
+    """`/json` takes a V2 request, `/raw` the tensor's bytes, `/png` a picture; anything else answers `{}`."""
+    if scope["type"] != "http":
+        return
+    body, more = b"", True
+    while more:
+        message = await receive()
+        body, more = body + message.get("body", b""), message.get("more_body", False)
+    answer = b"{}"
+    if scope["path"] == "/raw":
+        answer = session.run(None, {source.name: np.frombuffer(body, DTYPE).reshape(SHAPE)})[0].tobytes()
+    elif scope["path"] == "/json":
+        tensor = orjson.loads(body)["inputs"][0]
+        made = session.run(None, {source.name: np.array(tensor["data"], DTYPE).reshape(tensor["shape"])})[0]
+        output = {"name": "output", "datatype": "FP32", "shape": made.shape, "data": made.ravel()}
+        answer = orjson.dumps({"model_name": "floor", "outputs": [output]}, option=orjson.OPT_SERIALIZE_NUMPY)
+    elif scope["path"] == "/png":
+        from PIL import Image
+
+        pixels = np.asarray(Image.open(io.BytesIO(body)).convert("L"))
+        image = pixels if DTYPE == np.uint8 else pixels.astype(DTYPE) / DTYPE.type(255)
+        made = session.run(None, {source.name: image.reshape(SHAPE)})[0]
+        answer = orjson.dumps({"probabilities": made[0]}, option=orjson.OPT_SERIALIZE_NUMPY)
+    await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"%d" % len(answer))]})
+    await send({"type": "http.response.body", "body": answer})
