@@ -15,6 +15,7 @@ from PIL import Image
 from safetensors.numpy import save as save_tensors
 
 import bnfold
+from bnfold.probe import probe
 from bundle import BatchNormRecord, Bundle, BundleError, Certificate, Manifest, Tap, TensorSpec, write_bundle
 from bundle.manifest import Datatype
 from scripts.converting import card, parity
@@ -84,6 +85,7 @@ def export(
     files = {
         "model.onnx": folded.model.SerializeToString(deterministic=True),
         "reference.onnx": reference.SerializeToString(deterministic=True),
+        "probe.onnx": probe(reference, folded).SerializeToString(deterministic=True),
         "batchnorm.safetensors": save_tensors(_tensors(norms)),
         "golden.npz": _npz({**golden_inputs, **golden}),
         "model.keras": path.read_bytes(),
