@@ -61,7 +61,7 @@ def test_recovered_statistics_are_those_of_keras(signs):
         mean = np.asarray(layer.moving_mean) + sigma * z_mean
         variance = sigma**2 * (z_square - z_mean**2)
         assert (np.abs(mean - channels.mean(0)) / sigma)[shown].max() <= 1e-4
-        # A channel that is constant on this batch has no relative error: its error is measured by the layer's own scale.
+        # The error of a channel that is constant on this batch is measured by the scale of the layer.
         assert (np.abs(variance - channels.var(0)) / (channels.var(0) + 0.1 * sigma**2))[shown].max() <= 1e-3
     assert observable == 5 or signs != "positive"
     assert observable >= 3
