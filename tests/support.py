@@ -5,15 +5,18 @@ import json
 import shutil
 import socket
 import subprocess
+import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 from PIL import Image
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -70,13 +73,33 @@ def wait_until_ready(url: str, alive: Callable[[], bool], seconds: float = 120) 
     pytest.fail(f"{url} did not become ready; " + ("it is still starting" if alive() else "it has ended"))
 
 
+@contextmanager
+def serving(models: Path) -> Iterator[str]:
+    """The address of a real server with a model repository; it must end with status 0 at SIGTERM."""
+    port = free_port()
+    command = [sys.executable, "-m", "service", "--models", str(models), "--port", str(port)]
+    process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
+    try:
+        wait_until_ready(f"http://127.0.0.1:{port}", lambda: process.poll() is None)
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        process.terminate()
+        _, errors = process.communicate(timeout=30)
+    assert process.returncode == 0, errors
+
+
+def png(picture: NDArray[np.uint8]) -> bytes:
+    """A grey picture, uint8 [height, width, 1], as a PNG file."""
+    file = io.BytesIO()
+    Image.fromarray(picture[..., 0]).save(file, format="PNG")
+    return file.getvalue()
+
+
 def golden_picture(bundle: Path) -> tuple[bytes, Any]:
     """A real picture of a bundle as PNG, and the reference's probabilities for it."""
     with np.load(bundle / "golden.npz") as golden:
         pixels, probabilities = golden["image"][0], golden["probabilities"][0]
-    file = io.BytesIO()
-    Image.fromarray(pixels[..., 0]).save(file, format="PNG")
-    return file.getvalue(), probabilities
+    return png(pixels), probabilities
 
 
 def served_bundle() -> Path:

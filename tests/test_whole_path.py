@@ -1,9 +1,6 @@
 """The main job on real handwriting: train, export, fold, serve, predict, each with its real program."""
 
-import io
 import json
-import os
-import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -12,10 +9,9 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
-from PIL import Image
 
 from scripts.datasets import load
-from tests.support import fetch, free_port, wait_until_ready
+from tests.support import fetch, png, serving
 
 pytestmark = pytest.mark.slow
 
@@ -32,16 +28,9 @@ def models(tmp_path_factory: pytest.TempPathFactory, root: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def server(models: Path, root: Path) -> Iterator[str]:
-    """The address of a server with that repository; it must end cleanly at SIGTERM."""
-    port = free_port()
-    command = [sys.executable, "-m", "service", "--models", str(models), "--port", str(port)]
-    process = subprocess.Popen(command, cwd=root, stderr=subprocess.PIPE, text=True)
-    wait_until_ready(f"http://127.0.0.1:{port}", lambda: process.poll() is None)
-    yield f"http://127.0.0.1:{port}"
-    os.kill(process.pid, signal.SIGTERM)
-    _, errors = process.communicate(timeout=30)
-    assert process.returncode == 0, errors
+def server(models: Path) -> Iterator[str]:
+    with serving(models) as address:
+        yield address
 
 
 @pytest.fixture(scope="module")
@@ -52,10 +41,8 @@ def trained(models: Path) -> keras.Model:
 def test_pictures_get_their_right_labels(server):
     digits = load("digits")
     right = 0
-    for picture, number in zip(digits.x_test[:40, :, :, 0], digits.y_test[:40], strict=True):
-        buffer = io.BytesIO()
-        Image.fromarray(picture).save(buffer, "PNG")
-        right += fetch(f"{server}/predict", buffer.getvalue(), "image/png")["label"] == str(number)
+    for picture, number in zip(digits.x_test[:40], digits.y_test[:40], strict=True):
+        right += fetch(f"{server}/predict", png(picture), "image/png")["label"] == str(number)
     assert right >= 37
 
 
