@@ -32,7 +32,8 @@ class Server(uvicorn.Server):
 
     SIGTERM: unready at once, but still accepting for `drain_delay`, since load balancers need a moment to look away;
     then no new connections, and what was accepted is finished. SIGINT, a person's Ctrl-C: the same without the delay.
-    A second signal ends the process at once.
+    A second SIGINT ends the process at once. A second SIGTERM is the same wish again: process managers send it to a
+    whole group, in which `make serve` then passes it on as well.
     """
 
     def __init__(self, config: uvicorn.Config, plane: DataPlane) -> None:
@@ -57,7 +58,9 @@ class Server(uvicorn.Server):
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Begin to drain, or end at once if that has begun."""
         if self._plane.draining:
-            log.warning("second signal: ending at once")
+            if sig == signal.SIGTERM:
+                return
+            log.warning("second %s: ending at once", signal.Signals(sig).name)
             signal.signal(sig, signal.SIG_DFL)
             os.kill(os.getpid(), sig)
             return
