@@ -9,7 +9,7 @@ Nothing is known of the server but its address. Clients that are not installed a
 import argparse
 import sys
 
-from scripts.conformance_checks import surface
+from scripts.conformance_checks import inference, kserve_client, mutations, openapi, surface, triton_client, validation
 from scripts.conformance_checks.report import as_json, as_table, perform, summary
 from scripts.conformance_checks.target import Target, TargetError
 
@@ -21,14 +21,35 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.add_argument("url", help="of the server, such as http://127.0.0.1:8000")
     parser.add_argument("--model", help="which model to ask (default: the first that the server lists)")
+    parser.add_argument("--mutations", type=int, default=1000, help="broken binary requests to send (default: 1000)")
+    parser.add_argument("--cases", type=int, default=1000, help="requests made by schemathesis (default: 1000)")
+    parser.add_argument(
+        "--openapi",
+        action="append",
+        metavar="PATH",
+        help="what they are made from: a path of the server or a file; may be given again (default: /openapi.json)",
+    )
+    parser.add_argument("--seed", type=int, default=0, help="of the inputs and of what is broken")
+    parser.add_argument("--header", action="append", default=[], metavar="NAME:VALUE", help="sent with every request")
     parser.add_argument("--json", action="store_true", help="print JSON instead of the table")
     options = parser.parse_args(arguments)
+    headers = dict(header.split(":", 1) for header in options.header)
     try:
-        target = Target.find(options.url, options.model)
+        target = Target.find(options.url, options.model, headers)
     except TargetError as error:
         print(f"conformance: {error}", file=sys.stderr)
         return 2
-    outcomes = [perform(check, target) for check in surface.CHECKS]
+    target.seed = options.seed
+    checks = (
+        *surface.CHECKS,
+        *inference.CHECKS,
+        *triton_client.CHECKS,
+        *kserve_client.CHECKS,
+        *validation.CHECKS,
+        mutations.check(options.mutations),
+        *(openapi.check(source, options.cases) for source in options.openapi or ["/openapi.json"]),
+    )
+    outcomes = [perform(check, target) for check in checks]
     print(as_json(target, outcomes) if options.json else f"{as_table(outcomes)}\n\n{summary(outcomes)}")
     return 1 if any(outcome.result == "fail" for outcome in outcomes) else 0
 

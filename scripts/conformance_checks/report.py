@@ -27,7 +27,7 @@ class Check:
     Attributes:
         group: of checks that belong together.
         name: what must hold, in a few words.
-        run: returns what was seen; raises `MismatchError` where it does not hold, `SkippedError` where it cannot be asked.
+        run: returns what was seen; raises `MismatchError` if it does not hold, `SkippedError` if it is no question.
     """
 
     group: str
@@ -44,6 +44,11 @@ class Outcome:
     result: Result
     seen: str
     seconds: float
+
+
+def checks(group: str, *functions: Callable[[Target], str]) -> tuple[Check, ...]:
+    """Checks that are named by the first line of their docstrings."""
+    return tuple(Check(group, (f.__doc__ or f.__name__).partition("\n")[0].rstrip("."), f) for f in functions)
 
 
 def expect(condition: object, seen: str) -> None:

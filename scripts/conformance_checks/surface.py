@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from scripts.conformance_checks.report import Check, expect
+from scripts.conformance_checks.report import checks, expect
 from scripts.conformance_checks.target import JSON, Answer, Target
 
 
@@ -14,18 +14,21 @@ def good(answer: Answer) -> Any:
 
 
 def live(target: Target) -> str:
+    """Live."""
     document = good(answer := target.exchange("GET", "/v2/health/live"))
     expect(document.get("live") is True, str(answer))
     return str(answer)
 
 
 def ready(target: Target) -> str:
+    """Ready."""
     document = good(answer := target.exchange("GET", "/v2/health/ready"))
     expect(document.get("ready") is True, str(answer))
     return str(answer)
 
 
 def server_metadata(target: Target) -> str:
+    """Server metadata."""
     document = good(answer := target.exchange("GET", "/v2"))
     expect(isinstance(document.get("name"), str) and isinstance(document.get("version"), str), str(answer))
     extensions = document.get("extensions")
@@ -34,12 +37,14 @@ def server_metadata(target: Target) -> str:
 
 
 def trailing_slash(target: Target) -> str:
+    """`/v2/` without a redirect."""
     answer = target.exchange("GET", "/v2/")
     good(answer)
     return "200, no redirect"
 
 
 def model_metadata(target: Target) -> str:
+    """Model metadata."""
     document = good(answer := target.exchange("GET", target.path()))
     expect(document.get("name") == target.model and isinstance(document.get("platform"), str), str(answer))
     for tensor in [*document.get("inputs", []), *document.get("outputs", [])]:
@@ -52,12 +57,14 @@ def model_metadata(target: Target) -> str:
 
 
 def model_ready(target: Target) -> str:
+    """Model ready."""
     document = good(answer := target.exchange("GET", target.path("/ready")))
     expect(document.get("ready") is True and document.get("name") == target.model, str(answer))
     return str(answer)
 
 
 def in_versions(target: Target) -> str:
+    """A version in the path."""
     expect(target.version.isdigit(), f"versions: {target.metadata.get('versions')}")
     good(target.exchange("GET", target.path("", target.version)))
     good(target.exchange("GET", target.path("/ready", target.version)))
@@ -65,6 +72,7 @@ def in_versions(target: Target) -> str:
 
 
 def configuration(target: Target) -> str:
+    """Configuration."""
     document = good(answer := target.exchange("GET", target.path("/config")))
     expect(document.get("name") == target.model and type(document.get("max_batch_size")) is int, str(answer))
     expect(document.get("input") and document.get("output"), str(answer))
@@ -76,6 +84,7 @@ COUNTERS = ("success", "fail", "queue", "compute_input", "compute_infer", "compu
 
 
 def statistics(target: Target) -> str:
+    """Statistics, of one model and of all."""
     for path in (target.path("/stats"), "/v2/models/stats"):
         document = good(answer := target.exchange("GET", path))
         listed = document.get("model_stats")
@@ -89,6 +98,7 @@ def statistics(target: Target) -> str:
 
 
 def index(target: Target) -> str:
+    """Repository index, with an empty body and with `ready`."""
     rows = good(answer := target.exchange("POST", "/v2/repository/index", b""))
     states = ("READY", "UNAVAILABLE", "LOADING", "UNLOADING", "UNKNOWN")
     expect(isinstance(rows, list) and all(row.get("state") in states for row in rows), str(answer))
@@ -98,18 +108,16 @@ def index(target: Target) -> str:
     return f"{len(rows)} row(s)"
 
 
-CHECKS = tuple(
-    Check("surface", name, run)
-    for name, run in (
-        ("live", live),
-        ("ready", ready),
-        ("server metadata", server_metadata),
-        ("/v2/ without a redirect", trailing_slash),
-        ("model metadata", model_metadata),
-        ("model ready", model_ready),
-        ("version in the path", in_versions),
-        ("configuration", configuration),
-        ("statistics", statistics),
-        ("repository index, empty body", index),
-    )
+CHECKS = checks(
+    "surface",
+    live,
+    ready,
+    server_metadata,
+    trailing_slash,
+    model_metadata,
+    model_ready,
+    in_versions,
+    configuration,
+    statistics,
+    index,
 )
