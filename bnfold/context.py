@@ -29,8 +29,14 @@ class Original:
     """The operator that an affine was lifted from."""
 
     op_type: str
-    inputs: tuple[ir.Value | None, ...]
+    operands: tuple[ir.Value | None, ...]
+    """Its constants; None stands for the data."""
     attributes: tuple[ir.Attr, ...]
+
+    def node(self, source: ir.Value, name: str) -> ir.Node:
+        """The operator again, on `source` as its data."""
+        inputs = [source if operand is None else operand for operand in self.operands]
+        return ir.Node("", self.op_type, inputs, attributes=self.attributes, name=name)
 
 
 @dataclass(eq=False)

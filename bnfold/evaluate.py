@@ -75,6 +75,50 @@ class Conv(OpRun):
         return (y if b is None else y + b.reshape(-1, *(1,) * rank),)
 
 
+class ConvTranspose(OpRun):
+    """Transposed convolution: the data are spread out by the stride and convolved with the mirrored kernel."""
+
+    def _run(
+        self,
+        x: Array,
+        w: Array,
+        b: Array | None = None,
+        *,
+        auto_pad: str = "NOTSET",
+        dilations: Sequence[int] | None = None,
+        group: int = 1,
+        kernel_shape: Sequence[int] | None = None,
+        output_padding: Sequence[int] | None = None,
+        output_shape: Sequence[int] | None = None,
+        pads: Sequence[int] | None = None,
+        strides: Sequence[int] | None = None,
+    ) -> tuple[Array]:
+        rank = x.ndim - 2
+        strides, dilations = strides or [1] * rank, dilations or [1] * rank
+        more = list(output_padding or [0] * rank)
+        extent = [(k - 1) * d + 1 for k, d in zip(w.shape[2:], dilations, strict=True)]
+        full = [(n - 1) * s + k + m for n, s, k, m in zip(x.shape[2:], strides, extent, more, strict=True)]
+        if auto_pad in ("SAME_UPPER", "SAME_LOWER") or output_shape:
+            wanted = output_shape or [n * s for n, s in zip(x.shape[2:], strides, strict=True)]
+            totals = [max(f - o, 0) for f, o in zip(full, wanted[-rank:], strict=True)]
+            around = [(t // 2, t - t // 2) for t in totals]
+            around = [(e, a) for a, e in around] if auto_pad == "SAME_LOWER" else around
+        else:
+            around = _pads(auto_pad, pads, x.shape[2:], extent, strides)
+        spread = np.zeros((*x.shape[:2], *((n - 1) * s + 1 for n, s in zip(x.shape[2:], strides, strict=True))))
+        spread[(slice(None), slice(None), *(slice(None, None, s) for s in strides))] = x
+        spread = np.pad(spread, [(0, 0), (0, 0), *((k - 1, k - 1 + m) for k, m in zip(extent, more, strict=True))])
+        windows = _windows(spread, w.shape[2:], [1] * rank, dilations)
+        mirrored = np.flip(w, axis=tuple(range(2, w.ndim)))
+        outputs = []
+        for part, weight in zip(np.split(windows, group, axis=1), np.split(mirrored, group), strict=True):
+            summed = (1, *range(2 + rank, 2 + 2 * rank))
+            outputs.append(np.moveaxis(np.tensordot(part, weight, (summed, (0, *range(2, 2 + rank)))), -1, 1))
+        y = np.concatenate(outputs, axis=1)
+        y = y[(slice(None), slice(None), *(slice(a, n - e) for (a, e), n in zip(around, y.shape[2:], strict=True)))]
+        return (y if b is None else y + b.reshape(-1, *(1,) * rank),)
+
+
 class MaxPool(OpRun):
     """Maximum over windows; the indices are not computed."""
 
@@ -170,7 +214,7 @@ class Float64Evaluator:
         )
         self.output_names = [info.name for info in double.graph.output]
         try:
-            self._evaluator = ReferenceEvaluator(double, new_ops=[Conv, MaxPool])
+            self._evaluator = ReferenceEvaluator(double, new_ops=[Conv, ConvTranspose, MaxPool])
         except Exception as error:
             raise InputError(f"the reference cannot be evaluated in float64: {error}") from error
 

@@ -101,7 +101,7 @@ def verify(
             counts[kind] = counts.get(kind, 0) + size
             sizes.add(size)
             if fixed is None and size > 1:
-                errors.add(_first(expected), actual(_first(batch)), counted=False)
+                errors.add(truth(_first(batch)), actual(_first(batch)), counted=False)
                 sizes.add(1)
     return Certificate(
         inputs=counts,

@@ -66,7 +66,8 @@ class LiftAffines(FoldPass):
 
     def _replace(self, node: ir.Node, source: ir.Value, affine: Affine, record: Record) -> None:
         output = node.outputs[0]
-        original = Original(node.op_type, tuple(node.inputs), tuple(node.attributes.values()))
+        operands = tuple(None if value is source else value for value in node.inputs)
+        original = Original(node.op_type, operands, tuple(node.attributes.values()))
         lifted = affine_node(source, Pending(affine, (record,), original), node.name or "", "")
         result, name = lifted.outputs[0], output.name
         result.name = self._ctx.names.fresh(f"{name}_affine")

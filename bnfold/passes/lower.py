@@ -51,8 +51,7 @@ class LowerAffines(FoldPass):
     def _nodes(self, graph: ir.Graph, node: ir.Node, source: ir.Value, what: Pending) -> list[ir.Node]:
         affine, base = what.affine, node.name or "affine"
         if what.original is not None:
-            original = what.original
-            return [ir.Node("", original.op_type, original.inputs, attributes=original.attributes, name=base)]
+            return [what.original.node(source, base)]
         shape = dims(source) or ()
         feature_map = len(shape) > 2
         channels = shape[1] if len(shape) > 1 else None

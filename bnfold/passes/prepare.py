@@ -49,7 +49,7 @@ class DropIdentities(FoldPass):
             if output.is_graph_output() and (source.producer() is None or source.is_graph_output()):
                 continue
             take_over(output, source, self._ctx.names)
-            graph.remove(node)
+            graph.remove(node, safe=True)
             modified = True
         return modified
 

@@ -12,16 +12,16 @@ from onnx import numpy_helper
 
 import bnfold
 
-RNG = np.random.default_rng(7)
 TARGETS = tuple(bnfold.TARGETS)
 
 
 def model(text: str, opset: int = 18, **arrays: Any) -> onnx.ModelProto:
     """A model from `(inputs) => (outputs) { nodes }`, with initializers given as arrays by name."""
+    text = text.replace("<>", "")
     parsed = onnx.parser.parse_model(f'<ir_version: 8, opset_import: ["": {opset}]> g {text}')
-    for name, array in arrays.items():
-        array = np.asarray(array)
-        array = array.astype(np.float32) if array.dtype == np.float64 else array
+    for name, given in arrays.items():
+        wide = np.asarray(given)
+        array = wide.astype(np.float32) if wide.dtype == np.float64 else wide
         parsed.graph.initializer.append(numpy_helper.from_array(array, name))
     onnx.checker.check_model(parsed, full_check=True)
     return parsed
@@ -41,7 +41,7 @@ def bias(size: int, seed: int = 1) -> Any:
 def statistics(size: int, sign: str = "positive", seed: int = 2) -> dict[str, Any]:
     """Operands of a BatchNormalization under the names g, b, m and v."""
     rng = np.random.default_rng((seed, size))
-    signs = {"positive": 1.0, "negative": -1.0, "mixed": np.resize([1.0, -1.0, 1.0], size)}
+    signs: dict[str, Any] = {"positive": 1.0, "negative": -1.0, "mixed": np.resize([1.0, -1.0, 1.0], size)}
     return {
         "g": rng.uniform(0.5, 1.5, size) * signs[sign],
         "b": rng.normal(0, 0.5, size),

@@ -1,12 +1,12 @@
-"""Small Keras networks, one per kind of place where batch normalisation stands, with the fewest operators that must stay.
+"""Small Keras networks, one per kind of place where batch normalisation stands, with the fewest operators that stay.
 
 Every network has random biases and unit-scale weights. `exported` gives its ONNX graph as tf2onnx writes it, each layer
-as Mul and Add; `with_batchnorm_nodes` puts BatchNormalization nodes in place of the pairs.
+as Mul and Add; `with_batchnorm_nodes` puts BatchNormalization nodes in place of the pairs, `without_batchnorm` nothing.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -266,16 +266,15 @@ TOPOLOGIES: tuple[Topology, ...] = (
 )
 
 
-def exported(topology: Topology, *, without: bool = False, seed: int = 0) -> onnx.ModelProto:
-    """The network's ONNX graph, or with `without` that of the same network built without batch normalisation."""
+def exported(topology: Topology, seed: int = 0) -> onnx.ModelProto:
+    """The network's ONNX graph as tf2onnx writes it."""
     import keras
     import tensorflow as tf
     import tf2onnx
 
     keras.utils.clear_session()
     rng = np.random.default_rng(seed)
-    bn = (lambda **options: keras.layers.Identity()) if without else keras.layers.BatchNormalization
-    model = topology.build(keras.layers, bn)
+    model = topology.build(keras.layers, keras.layers.BatchNormalization)
     for layer in model.layers:
         if isinstance(layer, keras.layers.BatchNormalization):
             layer.set_weights([_statistic(topology, weight.name, weight.shape, rng) for weight in layer.weights])
@@ -289,6 +288,7 @@ def exported(topology: Topology, *, without: bool = False, seed: int = 0) -> onn
         return dict(zip(names, results if isinstance(results, list) else [results], strict=True))
 
     signature = [tf.TensorSpec((None, *model.inputs[0].shape[1:]), tf.float32, name="x")]
+    proto: onnx.ModelProto
     proto, _ = tf2onnx.convert.from_function(tf.function(call, input_signature=signature), signature, opset=18)
     return proto
 
@@ -304,7 +304,7 @@ def _statistic(topology: Topology, name: str, shape: tuple[int, ...], rng: np.ra
         gamma = rng.uniform(0.5, 1.5, shape)
         if topology.statistics == "degenerate":
             return np.resize([0.0, 1e-8, -1e-8, 1.0], shape)
-        signs = {"positive": 1.0, "negative": -1.0, "mixed": np.resize([1.0, -1.0, 1.0], shape)}
+        signs: dict[str, Any] = {"positive": 1.0, "negative": -1.0, "mixed": np.resize([1.0, -1.0, 1.0], shape)}
         return gamma * signs[topology.gamma]
     if name == "moving_variance":
         return (
@@ -316,48 +316,50 @@ def _statistic(topology: Topology, name: str, shape: tuple[int, ...], rng: np.ra
 
 
 def with_batchnorm_nodes(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Joins each Mul and Add of one Keras layer to a BatchNormalization along the axis on which its constants vary."""
+    """The same graph with a BatchNormalization in place of each layer's Mul and Add, where they act along axis 1."""
     result = onnx.ModelProto()
     result.CopyFrom(model)
-    graph = result.graph
-    arrays = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
     inferred = onnx.shape_inference.infer_shapes(model, data_prop=True).graph
     ranks = {i.name: len(i.type.tensor_type.shape.dim) for i in (*inferred.value_info, *inferred.input)}
-    nodes = list(graph.node)
-    producers = {node.output[0]: node for node in nodes}
-    readers: dict[str, int] = {}
-    for node in nodes:
-        for name in node.input:
-            readers[name] = readers.get(name, 0) + 1
-    for add in [node for node in nodes if node.op_type == "Add" and "batch_norm" in node.name]:
-        mul = next((producers[name] for name in add.input if name in producers), None)
-        if mul is None or mul.op_type != "Mul" or readers[mul.output[0]] != 1:
+    for first, last, x, scale, shift in _layers(result):
+        sizes = (1,) * (ranks[x] - scale.ndim) + scale.shape
+        if any(size > 1 for axis, size in enumerate(sizes) if axis != 1):
             continue
-        (x, scale), (shift,) = _split(mul, arrays), [arrays[n] for n in add.input if n in arrays]
-        varying = [scale.ndim - axis for axis, size in enumerate(scale.shape) if size > 1]
-        axis = ranks[x] - varying[0] if varying else 1
-        if axis != 1 or x not in ranks:
-            continue
-        size = scale.size
-        operands = {"scale": scale, "shift": shift, "mean": np.zeros(size), "variance": np.ones(size)}
+        operands = {"scale": scale, "shift": shift, "mean": 0 * scale, "variance": 0 * scale + 1}
         for key, array in operands.items():
-            wide = np.broadcast_to(array.reshape(-1), size).astype(np.float32)
-            graph.initializer.append(numpy_helper.from_array(np.array(wide), f"{add.name}/{key}"))
-        bn = helper.make_node(
-            "BatchNormalization",
-            [x, *(f"{add.name}/{key}" for key in operands)],
-            [add.output[0]],
-            add.name,
-            epsilon=0.0,
-        )
-        nodes[nodes.index(add)] = bn
-        nodes.remove(mul)
-    del graph.node[:]
-    graph.node.extend(nodes)
+            flat = np.broadcast_to(array.reshape(-1), max(scale.size, shift.size)).astype(np.float32)
+            result.graph.initializer.append(numpy_helper.from_array(np.array(flat), f"{last.name}/{key}"))
+        names = [x, *(f"{last.name}/{key}" for key in operands)]
+        node = helper.make_node("BatchNormalization", names, [last.output[0]], last.name, epsilon=0.0)
+        result.graph.node[list(result.graph.node).index(last)].CopyFrom(node)
+        if first is not last:
+            result.graph.node.remove(first)
     onnx.checker.check_model(result, full_check=True)
     return result
 
 
-def _split(node: onnx.NodeProto, arrays: dict[str, Any]) -> tuple[str, Any]:
-    constant = next(name for name in node.input if name in arrays)
-    return next(name for name in node.input if name != constant), arrays[constant]
+def without_batchnorm(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The same graph with every layer's Mul and Add taken out: what the network costs without them."""
+    result = onnx.ModelProto()
+    result.CopyFrom(model)
+    for first, last, x, _, _ in _layers(result):
+        result.graph.node[list(result.graph.node).index(last)].CopyFrom(
+            helper.make_node("Identity", [x], [last.output[0]], last.name)
+        )
+        if first is not last:
+            result.graph.node.remove(first)
+    return result
+
+
+def _layers(model: onnx.ModelProto) -> Iterator[tuple[onnx.NodeProto, onnx.NodeProto, str, Any, Any]]:
+    """(first node, last node, input, scale, shift) of each Keras batch normalisation, which tf2onnx may have joined."""
+    arrays = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
+    producers = {node.output[0]: node for node in model.graph.node}
+    for node in [n for n in model.graph.node if "batch_norm" in n.name and n.op_type in ("Add", "Mul")]:
+        constant = next(name for name in node.input if name in arrays)
+        data = next(name for name in node.input if name != constant)
+        before = producers.get(data)
+        if node.op_type == "Add" and before is not None and before.op_type == "Mul" and "batch_norm" in before.name:
+            factor = next(name for name in before.input if name in arrays)
+            x = next(name for name in before.input if name != factor)
+            yield before, node, x, *np.broadcast_arrays(arrays[factor], arrays[constant])
