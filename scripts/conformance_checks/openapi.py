@@ -1,11 +1,13 @@
 """Schemathesis: requests made from an OpenAPI document, the server's own or another one.
 
-Three things must hold: no 5xx, no status that the document does not name, and `{"error": "…"}` for every error.
+Four things must hold: no 5xx, no status that the document does not name, bodies as it describes them, and
+`{"error": "…"}` for every error.
 """
 
+import importlib
 import random
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +19,17 @@ MODEL_NAMES, VERSION_NAMES = ("model", "model_name", "MODEL_NAME"), ("version", 
 CHANGES_THE_SERVER = ("/unload", "/load")
 
 
+def is_path(source: str) -> bool:
+    """Whether this is a path of the server, rather than a file."""
+    return source.startswith("/") and not Path(source).is_file()
+
+
 def document(target: Target, source: str) -> dict[str, Any]:
     """An OpenAPI document from a path of the server (`/openapi.json`) or from a file.
 
     The OIP's own file writes paths as `${MODEL_NAME}`; the dollar goes.
     """
-    if source.startswith("/") and not Path(source).is_file():
+    if is_path(source):
         answer = target.exchange("GET", source)
         expect(answer.status == 200, f"{source} answers {answer}")
         text = answer.body.decode()
@@ -43,26 +50,23 @@ def operations(schemathesis: Any, loaded: dict[str, Any]) -> Iterator[Any]:
 
 
 def steer(case: Any, target: Target, rng: random.Random) -> None:
-    """Let most cases reach the model: a name made at random is a 404 and tests little.
+    """Let most cases reach the model, and some of them with a good request: what is made at random tests little.
 
     Loading and unloading are left to names that do not exist, so that the server stays as it is.
     """
-    if any(case.path.endswith(end) for end in CHANGES_THE_SERVER):
+    if case.path.endswith(CHANGES_THE_SERVER):
         return
     for names, value in ((MODEL_NAMES, target.model), (VERSION_NAMES, target.version)):
         for name in names:
             if name in case.path_parameters and value and rng.random() < 0.8:
                 case.path_parameters[name] = value
+    if case.path.endswith("/infer") and case.media_type == "application/json" and rng.random() < 0.3:
+        case.body = target.document(target.arrays(3))
 
 
-def documented(operation: Any) -> set[str]:
-    """The statuses that the document names; `4XX` stands for a hundred."""
-    return {status.upper() for status in operation.definition.raw["responses"]}
-
-
-def judge(operation: Any, status: int, body: bytes, is_json: bool) -> str | None:
-    """What is wrong with an answer."""
-    known = documented(operation)
+def judge(operation: Any, status: int, body: bytes, is_json: bool, tolerated: Collection[str]) -> str | None:
+    """What is wrong with a status, or with the shape of an error."""
+    known = {known.upper() for known in operation.definition.raw["responses"]} | set(tolerated)
     if status >= 500 and status != 503:
         return f"{status}"
     if not {str(status), f"{status // 100}XX", "DEFAULT"} & known:
@@ -78,6 +82,9 @@ def explore(target: Target, source: str, count: int) -> str:
     loaded = document(target, source)
     found = list(operations(schemathesis, loaded))
     expect(found, f"{source} has no operations")
+    schema_check = importlib.import_module("schemathesis.specs.openapi.checks").response_schema_conformance
+    # A document that is not the server's own cannot know all that the server refuses.
+    tolerated = () if is_path(source) else ("400", "404", "405", "413", "415", "503")
     rng = random.Random(target.seed)
     session = requests.Session()
     seen: Counter[int] = Counter()
@@ -88,7 +95,12 @@ def explore(target: Target, source: str, count: int) -> str:
         response = case.call(base_url=target.url, session=session, headers=dict(target.headers), timeout=TIMEOUT)
         seen[response.status_code] += 1
         is_json = "json" in str(response.headers.get("content-type", [""]))
-        fault = judge(case.operation, response.status_code, response.content, is_json)
+        fault = judge(case.operation, response.status_code, response.content, is_json, tolerated)
+        if not fault and is_json:
+            try:
+                case.validate_response(response, checks=(schema_check,))
+            except Exception as error:  # schemathesis has a class of its own for each kind
+                fault = f"{response.status_code}, not as the document says: {str(error)[:300]}"
         if fault:
             wrong.setdefault(f"{case.method} {case.operation.path} answers {fault}", case.as_curl_command())
 
@@ -109,5 +121,5 @@ def explore(target: Target, source: str, count: int) -> str:
 
 def check(source: str, count: int) -> Check:
     """The check that sends `count` cases made from this document."""
-    name = source if source.startswith("/") and not Path(source).is_file() else Path(source).name
+    name = source if is_path(source) else Path(source).name
     return Check("schemathesis", f"{count:,} cases from {name}", lambda target: explore(target, source, count))
