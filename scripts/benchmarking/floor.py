@@ -39,7 +39,7 @@ async def app(
         from PIL import Image
 
         pixels = np.asarray(Image.open(io.BytesIO(body)).convert("L"))
-        image = pixels if DTYPE == np.uint8 else pixels.astype(DTYPE) / DTYPE.type(255)
+        image = pixels if np.uint8 == DTYPE else pixels.astype(DTYPE) / DTYPE.type(255)
         made = session.run(None, {source.name: image.reshape(SHAPE)})[0]
         answer = orjson.dumps({"probabilities": made[0]}, option=orjson.OPT_SERIALIZE_NUMPY)
     await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"%d" % len(answer))]})

@@ -98,6 +98,105 @@ class _Connection:
         return self.missing <= 0
 
 
+class _Generator:
+    """One run of a load."""
+
+    def __init__(self, load: Load) -> None:
+        self.load = load
+        self.poll = select.epoll()
+        self.connections: dict[int, _Connection] = {}
+        self.idle: deque[_Connection] = deque()
+        self.waiting: deque[float] = deque()
+        self.latencies: list[float] = []
+        self.refused: dict[int, int] = {}
+        self.broken = self.sent = 0
+        for _ in range(load.connections):
+            made = _Connection(load.port)
+            self.register(made)
+            self.idle.append(made)
+        self.begin = time.perf_counter()
+        self.start = self.begin + load.warmup
+        self.end = self.start + load.seconds
+
+    def register(self, connection: _Connection) -> None:
+        self.connections[connection.socket.fileno()] = connection
+        self.poll.register(connection.socket, select.EPOLLIN)
+
+    def send(self, connection: _Connection, due: float) -> None:
+        connection.due, connection.missing = due, -1
+        requests = self.load.requests
+        connection.socket.sendall(requests[self.sent % len(requests)])
+        self.sent += 1
+
+    def receive(self, number: int) -> _Connection | None:
+        """Read what came on a connection; the connection, if it is free again."""
+        connection = self.connections[number]
+        try:
+            data = connection.socket.recv(262144)
+            if data and not connection.feed(data):
+                return None
+        except ConnectionError:
+            data = b""
+        now = time.perf_counter()
+        if not data:
+            self.broken += self.start <= now
+            self.poll.unregister(number)
+            del self.connections[number]
+            connection.socket.close()
+            connection.dial(self.load.port)
+            self.register(connection)
+        elif self.start <= now < self.end:
+            if 200 <= connection.status < 300:
+                self.latencies.append(now - connection.due)
+            else:
+                self.refused[connection.status] = self.refused.get(connection.status, 0) + 1
+        return connection
+
+    def closed(self) -> None:
+        """Every connection sends again as soon as it has its answer."""
+        while self.idle:
+            self.send(self.idle.popleft(), time.perf_counter())
+        while (left := self.end - time.perf_counter()) > 0:
+            for number, _ in self.poll.poll(left):
+                if connection := self.receive(number):
+                    self.send(connection, time.perf_counter())
+
+    def open(self) -> None:
+        """Requests fall due whatever the server does, and wait where no connection is free."""
+        rng = random.Random(self.load.seed)
+        due = self.begin
+        while (now := time.perf_counter()) < self.end:
+            while due <= now:
+                if self.idle:
+                    self.send(self.idle.popleft(), due)
+                else:
+                    self.waiting.append(due)
+                due += rng.expovariate(self.load.rate)
+            # epoll sleeps whole milliseconds: the last one is spent asking again, or arrivals would come in bunches
+            for number, _ in self.poll.poll(max(0.0, min(due, self.end) - now - 0.001)):
+                if connection := self.receive(number):
+                    if self.waiting:
+                        self.send(connection, self.waiting.popleft())
+                    else:
+                        self.idle.append(connection)
+
+    def figures(self, cpu: float) -> Figures:
+        answered, overdue = len(self.latencies), list[float]()
+        if self.load.rate:
+            free = set(self.idle)
+            pending = [connection.due for connection in self.connections.values() if connection not in free]
+            overdue = [self.end - due for due in (*pending, *self.waiting)]
+        latencies = sorted(self.latencies + overdue)
+
+        def quantile(share: float) -> float:
+            return round(latencies[math.ceil(share * len(latencies)) - 1] * 1000, 4) if latencies else math.nan
+
+        return Figures(
+            answered, self.refused, self.broken, len(overdue), answered / self.load.seconds,
+            quantile(0.5), quantile(0.9), quantile(0.99), quantile(0.999), cpu, self.sent,
+        )  # fmt: skip
+
+
 def drive(load: Load) -> Figures:
     """Send the load, and wait for the end of its window.
 
@@ -105,92 +204,15 @@ def drive(load: Load) -> Figures:
         OSError: nobody listens.
     """
     cpu = time.process_time()
-    poll = select.epoll()
-    connections: dict[int, _Connection] = {}
-    for _ in range(load.connections):
-        made = _Connection(load.port)
-        connections[made.socket.fileno()] = made
-        poll.register(made.socket, select.EPOLLIN)
-    idle = deque(connections.values())
-    waiting: deque[float] = deque()
-    rng = random.Random(load.seed)
-    latencies: list[float] = []
-    refused: dict[int, int] = {}
-    broken = turn = 0
-    requests, count = load.requests, len(load.requests)
-    start = time.perf_counter() + load.warmup
-    end = start + load.seconds
-    next_due = time.perf_counter()
-
-    def send(connection: _Connection, due: float) -> None:
-        nonlocal turn
-        connection.due, connection.missing = due, -1
-        connection.socket.sendall(requests[turn % count])
-        turn += 1
-
-    if not load.rate:
-        while idle:
-            send(idle.popleft(), time.perf_counter())
-    while (now := time.perf_counter()) < end:
-        if load.rate:
-            while next_due <= now:
-                if idle:
-                    send(idle.popleft(), next_due)
-                else:
-                    waiting.append(next_due)
-                next_due += rng.expovariate(load.rate)
-            # epoll sleeps whole milliseconds: the last one is spent asking again, or arrivals would be late in bunches
-            pause = max(0.0, min(next_due, end) - now - 0.001)
-        else:
-            pause = end - now
-        for number, _ in poll.poll(pause):
-            connection = connections[number]
-            try:
-                data = connection.socket.recv(262144)
-                complete = connection.feed(data) if data else None
-            except ConnectionError:
-                complete = None
-            if complete is False:
-                continue
-            now = time.perf_counter()
-            if complete is None:
-                broken += start <= now
-                poll.unregister(number)
-                del connections[number]
-                connection.socket.close()
-                connection.dial(load.port)
-                connections[connection.socket.fileno()] = connection
-                poll.register(connection.socket, select.EPOLLIN)
-            elif start <= now < end:
-                if 200 <= connection.status < 300:
-                    latencies.append(now - connection.due)
-                else:
-                    refused[connection.status] = refused.get(connection.status, 0) + 1
-            if not load.rate:
-                send(connection, now)
-            elif waiting:
-                send(connection, waiting.popleft())
-            else:
-                connection.due = 0.0
-                idle.append(connection)
-    answered = len(latencies)
-    overdue: list[float] = []
+    generator = _Generator(load)
     if load.rate:
-        pending = [c.due for c in connections.values() if c not in idle]
-        overdue = [end - due for due in (*pending, *waiting)]
-        latencies.extend(overdue)
-    for connection in connections.values():
+        generator.open()
+    else:
+        generator.closed()
+    for connection in generator.connections.values():
         connection.socket.close()
-    poll.close()
-    latencies.sort()
-
-    def quantile(share: float) -> float:
-        return round(latencies[math.ceil(share * len(latencies)) - 1] * 1000, 4) if latencies else math.nan
-
-    return Figures(
-        answered, refused, broken, len(overdue), answered / load.seconds,
-        quantile(0.5), quantile(0.9), quantile(0.99), quantile(0.999), time.process_time() - cpu, turn,
-    )  # fmt: skip
+    generator.poll.close()
+    return generator.figures(time.process_time() - cpu)
 
 
 def in_own_process(loads: Sequence[Load]) -> list[Figures]:
