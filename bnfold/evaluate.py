@@ -45,6 +45,34 @@ def _windows(x: Array, kernel: Sequence[int], strides: Sequence[int], dilations:
     return np.asarray(view[(slice(None), slice(None), *places, *inner)])
 
 
+class BatchNormalization(OpRun):
+    """With moving statistics; onnx's own evaluator takes a graph before opset 14 for one in training."""
+
+    def _run(
+        self,
+        x: Array,
+        gamma: Array,
+        beta: Array,
+        mean: Array,
+        variance: Array,
+        *,
+        epsilon: float = 1e-5,
+        momentum: float = 0.9,
+        training_mode: int = 0,
+    ) -> tuple[Array, ...]:
+        wide = (-1, *(1,) * (x.ndim - 2))
+        running: tuple[Array, ...] = ()
+        if training_mode:
+            axes = (0, *range(2, x.ndim))
+            now = (x.mean(axis=axes), x.var(axis=axes))
+            running = tuple(
+                momentum * old + (1 - momentum) * new for old, new in zip((mean, variance), now, strict=True)
+            )
+            mean, variance = now
+        scale = gamma / np.sqrt(variance + epsilon)
+        return ((x - mean.reshape(wide)) * scale.reshape(wide) + beta.reshape(wide), *running)
+
+
 class Conv(OpRun):
     """Convolution of any rank, grouping, stride and dilation."""
 
@@ -214,7 +242,7 @@ class Float64Evaluator:
         )
         self.output_names = [info.name for info in double.graph.output]
         try:
-            self._evaluator = ReferenceEvaluator(double, new_ops=[Conv, ConvTranspose, MaxPool])
+            self._evaluator = ReferenceEvaluator(double, new_ops=[BatchNormalization, Conv, ConvTranspose, MaxPool])
         except Exception as error:
             raise InputError(f"the reference cannot be evaluated in float64: {error}") from error
 

@@ -39,6 +39,8 @@ class Record:
     kind: Literal["BatchNormalization", "arithmetic"]
     conditioning: float
     watch: Watch
+    cancellation: float = 0.0
+    """Size of the constant part of the output, relative to its spread, that a forward fold makes cancel."""
     rules: list[str] = field(default_factory=list)
     into: list[ir.Node] = field(default_factory=list)
     residual: list[ir.Node] = field(default_factory=list)

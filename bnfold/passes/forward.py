@@ -15,6 +15,9 @@ from bnfold.passes.base import FoldPass
 from bnfold.rules.base import Refusal, Step, label
 from bnfold.rules.forward import forward
 
+MAX_CANCELLATION = 300.0
+"""Beyond it a forward fold costs more than 1e-4 of the output in float32 (docs/folding.md)."""
+
 Cost = tuple[int, float]
 """Operators that stay, and the elements they work on per example: fewer operators first, then smaller tensors."""
 
@@ -129,6 +132,14 @@ def _place(best: Plan, carrier: ir.Value, origins: tuple[Record, ...], ctx: Cont
         use.node.replace_input_with(use.index, node.outputs[0])
 
 
+def ill_conditioned(origins: tuple[Record, ...]) -> str:
+    """Why these affines may not be absorbed forward in float32; empty if they may."""
+    worst = max(origins, key=lambda record: record.cancellation, default=None)
+    if worst is None or worst.cancellation <= MAX_CANCELLATION:
+        return ""
+    return f"ill-conditioned: |mean| is about {worst.cancellation:.0f} sigma, the limit is {MAX_CANCELLATION:.0f}"
+
+
 class PushForward(FoldPass):
     """Pushes each `Affine` through its readers, operator by operator, into weights that absorb it.
 
@@ -137,6 +148,8 @@ class PushForward(FoldPass):
     2. The tensor is no output of the graph, whose callers expect the true values.
     3. An affine that meets another one is composed with it in float64.
     4. The move makes the graph cheaper: fewer operators stay, or as many on smaller tensors.
+    5. No layer's mean is more than `MAX_CANCELLATION` times its sigma (root mean squares over the channels, each
+       weighted with its scale): weights would otherwise be made to cancel the mean, which float32 does not hold.
     """
 
     def _rewrite(self, graph: ir.Graph) -> bool:
@@ -157,9 +170,10 @@ class PushForward(FoldPass):
             self._remove(node, what)
             return True
         best = plan(carrier, uses(output), output.is_graph_output(), what.affine, self._ctx)
-        if best.moves is None:
+        reason = ill_conditioned(what.origins)
+        if best.moves is None or reason:
             for record in what.origins:
-                record.kept = best.reason
+                record.kept = reason or best.reason
             return False
         take_forward(best, carrier, what.origins, self._ctx)
         self._remove(node, what)

@@ -13,6 +13,12 @@ from bnfold.graph import dims, float_constant, is_float, is_op, sole_use
 from bnfold.ledger import Record
 from bnfold.passes.base import FoldPass
 
+DEFAULT_EPSILON = float(np.float32(1e-5))
+"""An attribute is a 32-bit float, and so is its default."""
+
+WARN_CANCELLATION = 100.0
+"""Relative errors of about 5e-5 follow from a forward fold at this |mean| / sigma (docs/folding.md)."""
+
 STATISTICS = ("scale", "bias", "mean", "variance")
 
 
@@ -46,7 +52,7 @@ class LiftAffines(FoldPass):
         source = node.inputs[0]
         assert source is not None
         record = self._ctx.ledger.open(node.name or "", "BatchNormalization", source)
-        found = _batchnorm(node, record)
+        found = _batchnorm(node, record, self._ctx.ledger.notes)
         if isinstance(found, str):
             record.kept = found
             record.residual.append(node)
@@ -83,7 +89,7 @@ class LiftAffines(FoldPass):
         result.name = name
 
 
-def _batchnorm(node: ir.Node, record: Record) -> Affine | str:
+def _batchnorm(node: ir.Node, record: Record, notes: list[str]) -> Affine | str:
     if node.attributes.get_int("training_mode", 0) or any(o.uses() or o.is_graph_output() for o in node.outputs[1:]):
         return "it is in training mode: it normalises with the statistics of the batch"
     shape = dims(node.inputs[0])
@@ -94,14 +100,19 @@ def _batchnorm(node: ir.Node, record: Record) -> Affine | str:
         if array is None:
             return f"its {name} is not constant"
     gamma, beta, mean, variance = (array for array in arrays if array is not None)
-    epsilon = node.attributes.get_float("epsilon", 1e-5)
+    epsilon = node.attributes.get_float("epsilon", DEFAULT_EPSILON)
     with np.errstate(all="ignore"):
         try:
             affine = Affine.of_batchnorm(gamma, beta, mean, variance, epsilon)
         except ValueError as error:
             return f"{error}"
         ratio = np.abs(mean) / np.sqrt(variance + epsilon)
+        spread = np.sqrt((gamma**2).sum())
+        constant = np.sqrt(((affine.scale * mean) ** 2).sum())
     record.conditioning = float(ratio.max(initial=0.0))
+    record.cancellation = float(constant / spread) if spread > 0 else 0.0
+    if record.cancellation > WARN_CANCELLATION:
+        notes.append(f"{record.name}: |mean| is about {record.cancellation:.0f} sigma: a forward fold loses digits")
     wide = (1, -1) + (1,) * (len(shape) - 2)
     return affine.move(lambda array: array.reshape(wide))
 

@@ -65,7 +65,8 @@ class DuplicateWeights(FoldPass):
     """Computes Conv, ConvTranspose or Gemm once more for an affine that is one of several readers.
 
     1. The weights take the affine in whole.
-    2. The target allows it: the copy costs as much as the original.
+    2. The affine is more than one operator, or a BatchNormalization: a lone Mul or Add is cheaper than a copy.
+    3. The target allows it: the copy costs as much as the original.
     """
 
     def _rewrite(self, graph: ir.Graph) -> bool:
@@ -75,8 +76,9 @@ class DuplicateWeights(FoldPass):
             what, producer = pending(node), _producer(source)
             if what is None or producer is None or source is None or not self._ctx.target.duplicate:
                 continue
+            lone = what.original is not None and what.original.op_type != "BatchNormalization"
             step = backward(producer, what.affine, self._ctx)
-            if isinstance(step, Refusal) or step.remainder is not None:
+            if lone or isinstance(step, Refusal) or step.remainder is not None:
                 continue
             name = self._ctx.names.fresh(f"{producer.name}_copy")
             copy = ir.node(producer.op_type, producer.inputs, attributes=producer.attributes, name=name)

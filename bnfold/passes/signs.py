@@ -10,7 +10,7 @@ from bnfold.context import Pending, affine_node, pending
 from bnfold.graph import add_constant, is_op, sole_use, take_over, uses
 from bnfold.passes.backward import BackwardPlan, plan_backward, take_backward
 from bnfold.passes.base import FoldPass
-from bnfold.passes.forward import plan, residual
+from bnfold.passes.forward import ill_conditioned, plan, residual
 from bnfold.rules.base import Refusal, label
 from bnfold.rules.laws import check
 
@@ -48,6 +48,8 @@ class TurnSigns(FoldPass):
         source = node.inputs[0]
         activation = source.producer() if source is not None else None
         if source is None or activation is None or sole_use(source) is None or not is_op(activation, *MONOTONE):
+            return False
+        if ill_conditioned(what.origins):
             return False
         before = activation.inputs[0]
         if before is None or (is_op(activation, "LeakyRelu") and activation.attributes.get_float("alpha", 0.01) < 0):

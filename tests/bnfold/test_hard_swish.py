@@ -19,7 +19,7 @@ net (float[N,2,4,4] x) => (float[N,2,4,4] y)
 
 
 @pytest.mark.parametrize("target", bnfold.TARGETS)
-def test_hard_swish_after_batch_normalization_stays_the_same_function(target):
+def test_hard_swish_after_batch_normalization_stays_the_same_function(target: str) -> None:
     model = onnx.parser.parse_model(HARD_SWISH)
     folded = bnfold.fold(model, target=target).model
     onnx.checker.check_model(folded, full_check=True)
