@@ -32,7 +32,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         "--server", action="append", default=[], metavar="ARGUMENT", help="for the server, as --server=…"
     )
-    options = parser.parse_args(arguments)
+    options = parser.parse_intermixed_args(arguments)
     unknown = set(options.scenarios) - set(names)
     if unknown:
         parser.error(f"unknown scenario {', '.join(sorted(unknown))}; there are {', '.join(names)}")

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import Counter
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
 TIMEOUT = 20  # seconds after which an answer counts as lost
@@ -59,10 +59,9 @@ class Callers:
     Attributes:
         port: on 127.0.0.1.
         request: a whole HTTP/1.1 request.
-        judge: of the answers.
+        judge: of the answers with 200.
         pause: seconds between an answer and the caller's next request.
         ledger: of all callers.
-        good: statuses whose bodies are judged.
     """
 
     port: int
@@ -70,7 +69,6 @@ class Callers:
     judge: Judge = lambda head, body: "answer"
     pause: float = 0.002
     ledger: Ledger = field(default_factory=Ledger)
-    good: Collection[int] = (200,)
     stopped: bool = False
 
     async def run(self, keeping: int, fresh: int, during: Callable[[], Awaitable[None]]) -> Ledger:
@@ -91,41 +89,44 @@ class Callers:
         return self.ledger
 
     async def _call(self, keep: bool) -> None:
-        writer: asyncio.StreamWriter | None = None
+        stream: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
         while not self.stopped:
-            if writer is not None and (reader.at_eof() or reader.exception()):
-                writer.close()  # closed by the server while nothing was on its way: as any client, make a new one
-                writer = None
-            if writer is None:
+            if stream and (stream[0].at_eof() or stream[0].exception()):
+                stream[1].close()  # closed by the server while nothing was on its way: as any client, make a new one
+                stream = None
+            if stream is None:
                 try:
-                    reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
+                    stream = await asyncio.open_connection("127.0.0.1", self.port)
                 except OSError:
                     self.ledger.refused += 1
                     await asyncio.sleep(0.05)
                     continue
-            self.ledger.sent += 1
-            self.ledger.pending += 1
-            try:
-                writer.write(self.request)
-                status, head, body = await asyncio.wait_for(answer(reader), TIMEOUT)
-            except (OSError, asyncio.IncompleteReadError, TimeoutError) as error:
-                self.ledger.lost[type(error).__name__] += 1
-                writer.close()
-                writer = None
-                continue
-            finally:
-                self.ledger.pending -= 1
-            self.ledger.answered[status] += 1
-            if status in self.good:
-                name = self.judge(head, body)
-                self.ledger.wrong += name is None
-                self.ledger.bodies[name or "wrong"] += 1
-            if not keep or b"connection: close" in head:
-                writer.close()
-                writer = None
+            usable = await self._exchange(*stream)
+            if not (keep and usable):
+                stream[1].close()
+                stream = None
             await asyncio.sleep(self.pause)
-        if writer is not None:
-            writer.close()
+        if stream:
+            stream[1].close()
+
+    async def _exchange(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
+        """One request; whether the connection can carry another."""
+        self.ledger.sent += 1
+        self.ledger.pending += 1
+        try:
+            writer.write(self.request)
+            status, head, body = await asyncio.wait_for(answer(reader), TIMEOUT)
+        except (OSError, asyncio.IncompleteReadError, TimeoutError) as error:
+            self.ledger.lost[type(error).__name__] += 1
+            return False
+        finally:
+            self.ledger.pending -= 1
+        self.ledger.answered[status] += 1
+        if status == 200:
+            name = self.judge(head, body)
+            self.ledger.wrong += name is None
+            self.ledger.bodies[name or "wrong"] += 1
+        return b"connection: close" not in head
 
 
 async def answer(reader: asyncio.StreamReader) -> tuple[int, bytes, bytes]:
