@@ -1,61 +1,74 @@
-"""Folds well-known networks with random weights: what is left of their batch normalisation, and how exact the result is.
+"""What the compiler leaves of batch normalisation, how exact it is, and how it compares with other tools.
 
-python scripts/evaluate_fold.py ResNet50 DenseNet121
+    python scripts/evaluate_fold.py networks
+    python scripts/evaluate_fold.py networks ResNet50 DenseNet121 --json networks.json
+    python scripts/evaluate_fold.py tools
+
+`networks` builds well-known networks with random weights and statistics. `tools` counts, over small networks, the
+operators that each tool leaves because of batch normalisation; a tool that is not installed is named and left out.
 """
 
 import argparse
 import json
 import os
 import sys
-import time
+from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-import bnfold
-
+# TensorFlow's greeting is not the user's concern; its warnings and errors are.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 
-def evaluate(name: str) -> dict[str, Any]:
-    """Build, export, fold and compare one network."""
-    from scripts.benchmark_fold import session
-    from scripts.evaluation.graphs import with_batchnorm_nodes
-    from scripts.evaluation.networks import NETWORKS
-    from scripts.evaluation.weights import randomise
-
-    network = NETWORKS[name]
-    model = network.build()
-    randomise(model, low=network.low, high=network.high)
-    graph = with_batchnorm_nodes(model)
-    begin = time.perf_counter()
-    folded = bnfold.fold(graph)
-    seconds = time.perf_counter() - begin
-    inputs = np.random.default_rng(1).uniform(network.low, network.high, (4, *model.inputs[0].shape[1:]))
-    feed = {graph.graph.input[0].name: inputs.astype(np.float32)}
-    want, got = session(graph).run(None, feed)[0], session(folded.model).run(None, feed)[0]
-    return {
-        "network": name,
-        "before": folded.report.operators_before.get("BatchNormalization", 0),
-        "after": folded.report.operators_after.get("BatchNormalization", 0),
-        "residual": len(folded.report.residual),
-        "seconds": seconds,
-        "error": float(np.abs(want - got).max() / np.abs(want).max()),
-        "largest": float(np.abs(want).max()),
-        "kept": {e.name: e.rules for e in folded.report.entries if e.status == "kept"},
-    }
-
-
 def main(arguments: list[str] | None = None) -> int:
-    """Run the command."""
+    """Run the command; 0 done, 2 wrong arguments."""
+    parser = argparse.ArgumentParser(
+        prog="evaluate_fold.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    networks = commands.add_parser("networks", help="fold networks of keras.applications")
+    networks.add_argument("names", nargs="*", metavar="NAME", help="default: all of them")
+    networks.set_defaults(run=_networks)
+    tools = commands.add_parser("tools", help="compare with other tools on small networks")
+    tools.add_argument("names", nargs="*", metavar="NAME", help="default: all of them")
+    tools.set_defaults(run=_tools)
+    for command in (networks, tools):
+        command.add_argument("--json", type=Path, metavar="FILE", help="write the figures here as well")
+    options = parser.parse_args(arguments)
+    try:
+        records, text = options.run(options.names)
+    except ValueError as error:
+        print(f"evaluate_fold: {error}", file=sys.stderr)
+        return 2
+    print(text)
+    if options.json:
+        options.json.write_text(json.dumps(records, indent=2) + "\n", encoding="utf-8")
+    return 0
+
+
+def _networks(names: list[str]) -> tuple[list[dict[str, Any]], str]:
+    from scripts.evaluation import applications
     from scripts.evaluation.networks import NETWORKS
 
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("networks", nargs="*", default=list(NETWORKS))
-    options = parser.parse_args(arguments)
-    for name in options.networks:
-        print(json.dumps(evaluate(name)), flush=True)
-    return 0
+    records: list[dict[str, Any]] = []
+    for name in _chosen(names, list(NETWORKS)):
+        print(f"{name} …", file=sys.stderr)
+        records += applications.evaluate(name)
+    return records, applications.render(records)
+
+
+def _tools(names: list[str]) -> tuple[list[dict[str, Any]], str]:
+    from scripts.evaluation import comparison
+    from scripts.evaluation.topologies import TOPOLOGIES
+
+    records = comparison.compare(_chosen(names, list(TOPOLOGIES)))
+    return records, comparison.render(records)
+
+
+def _chosen(names: list[str], known: list[str]) -> list[str]:
+    unknown = [name for name in names if name not in known]
+    if unknown:
+        raise ValueError(f"{unknown[0]!r} is not known; choose from {', '.join(known)}")
+    return names or known
 
 
 if __name__ == "__main__":

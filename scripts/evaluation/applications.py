@@ -1,0 +1,91 @@
+"""Folds one network of `NETWORKS` in every form and for every target, and compares it with float64."""
+
+from collections import Counter
+from typing import Any
+
+import onnx
+
+import bnfold
+from scripts.evaluation.cost import cost
+from scripts.evaluation.exactness import error, pictures, truth
+from scripts.evaluation.graphs import batchnorm_export, keras_export
+from scripts.evaluation.networks import NETWORKS
+from scripts.evaluation.operators import count
+from scripts.evaluation.table import table
+from scripts.evaluation.weights import randomise
+
+TARGETS = ("ort-cpu", "fewest-ops")
+FORMS = {"BatchNormalization nodes": batchnorm_export, "Keras export": keras_export}
+
+
+def evaluate(name: str, *, seed: int = 0) -> list[dict[str, Any]]:
+    """One record per form and target.
+
+    Args:
+        name: key of `NETWORKS`.
+        seed: of the weights.
+    """
+    network = NETWORKS[name]
+    model = network.build()
+    randomise(model, seed, low=network.low, high=network.high)
+    batch = pictures(model.inputs[0].shape[1:], network.low, network.high)
+    records = []
+    for form, export in FORMS.items():
+        graph = export(model)
+        expected = truth(graph, batch)
+        same = {"network": name, "form": form, "error_unfolded": error(graph, batch, expected)}
+        same |= {"logit": float(abs(expected).max()), "affines_before": count(graph).affines}
+        for target in TARGETS:
+            folded = bnfold.fold(graph, target=target)
+            onnx.checker.check_model(folded.model, full_check=True)
+            records.append({**same, "target": target, **_outcome(folded), **cost(graph, target)._asdict()})
+            records[-1]["affines_after"] = count(folded.model).affines
+            records[-1]["error_folded"] = error(folded.model, batch, expected)
+    return records
+
+
+def _outcome(folded: bnfold.Folded) -> dict[str, Any]:
+    """Counts, and how many layers were kept for which reason."""
+    report = folded.report
+    norms = [entry for entry in report.entries if entry.kind == "BatchNormalization"]
+    kept = Counter(entry.rules[-1].split(" (")[0] for entry in norms if entry.residual)
+    return {
+        "batchnorm_before": report.operators_before.get("BatchNormalization", 0),
+        "batchnorm_after": report.operators_after.get("BatchNormalization", 0),
+        "operators_before": sum(report.operators_before.values()),
+        "operators_after": sum(report.operators_after.values()),
+        "residual": len(report.residual),
+        "kept": dict(kept),
+    }
+
+
+def render(records: list[dict[str, Any]]) -> str:
+    """Two Markdown tables: what is left of each network, and how exact and how dear the fold is."""
+    groups: dict[str, list[dict[str, Any]]] = {}
+    for record in records:
+        groups.setdefault(record["network"], []).append(record)
+    left = table(
+        ["network", "BN", *(f"left, {t}" for t in TARGETS), *(f"Mul+Add form: {t}" for t in TARGETS), "why (ort-cpu)"],
+        [_left(name, group) for name, group in groups.items()],
+    )
+    exact = table(
+        ["network", "operators", *TARGETS, "error unfolded", *(f"error {t}" for t in TARGETS), "fold [s]", "memory"],
+        [_exact(name, group) for name, group in groups.items()],
+    )
+    return f"{left}\n\n{exact}"
+
+
+def _left(name: str, group: list[dict[str, Any]]) -> list[object]:
+    nodes, pairs = group[: len(TARGETS)], group[len(TARGETS) :]
+    why = "; ".join(f"{count} × {reason}" for reason, count in nodes[0]["kept"].items()) or "–"
+    changes = [f"{r['affines_before']} → {r['affines_after']}" for r in pairs]
+    return [name, nodes[0]["batchnorm_before"], *(r["residual"] for r in nodes), *changes, why]
+
+
+def _exact(name: str, group: list[dict[str, Any]]) -> list[object]:
+    nodes = group[: len(TARGETS)]
+    memory = nodes[0]["memory"]
+    errors = [nodes[0]["error_unfolded"], *(max(r["error_folded"] for r in group if r["target"] == t) for t in TARGETS)]
+    operators = [nodes[0]["operators_before"], *(r["operators_after"] for r in nodes)]
+    times = [f"{nodes[0]['seconds']:.1f}", "–" if memory is None else f"{memory:.1f}x"]
+    return [name, *operators, *(f"{e:.1e}" for e in errors), *times]
