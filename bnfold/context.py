@@ -26,17 +26,21 @@ class Context:
 
 @dataclass(frozen=True)
 class Original:
-    """The operator that an affine was lifted from."""
+    """An operator that was lifted."""
 
     op_type: str
     operands: tuple[ir.Value | None, ...]
     """Its constants; None stands for the data."""
     attributes: tuple[ir.Attr, ...]
+    name: str
+    output: str
 
-    def node(self, source: ir.Value, name: str) -> ir.Node:
+    def node(self, source: ir.Value) -> ir.Node:
         """The operator again, on `source` as its data."""
         inputs = [source if operand is None else operand for operand in self.operands]
-        return ir.Node("", self.op_type, inputs, attributes=self.attributes, name=name)
+        node = ir.Node("", self.op_type, inputs, attributes=self.attributes, name=self.name)
+        node.outputs[0].name, node.outputs[0].shape, node.outputs[0].type = self.output, source.shape, source.type
+        return node
 
 
 @dataclass(eq=False)
@@ -45,8 +49,13 @@ class Pending:
 
     affine: Affine
     origins: tuple[Record, ...]
-    original: Original | None = None
-    """Set while the affine stands where it was lifted, unchanged: then it is put back as it was."""
+    originals: tuple[Original, ...] = ()
+    """The operators that it was lifted from, while it is still exactly that: what is not moved is put back."""
+
+    @property
+    def lone(self) -> bool:
+        """Whether it is one arithmetic operator of the given graph, as cheap as any form of it."""
+        return len(self.originals) == 1 and self.originals[0].op_type != "BatchNormalization"
 
     def absorb(self, inner: Affine, origins: tuple[Record, ...]) -> None:
         """Takes in an affine that stood before this one."""
@@ -59,7 +68,7 @@ class Pending:
     def _merge(self, affine: Affine, origins: tuple[Record, ...]) -> None:
         self.affine = affine
         self.origins = tuple(dict.fromkeys((*origins, *self.origins)))
-        self.original = None
+        self.originals = ()
 
 
 def pending(node: ir.Node | None) -> Pending | None:

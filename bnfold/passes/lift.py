@@ -73,8 +73,9 @@ class LiftAffines(FoldPass):
     def _replace(self, node: ir.Node, source: ir.Value, affine: Affine, record: Record) -> None:
         output = node.outputs[0]
         operands = tuple(None if value is source else value for value in node.inputs)
-        original = Original(node.op_type, operands, tuple(node.attributes.values()))
-        lifted = affine_node(source, Pending(affine, (record,), original), node.name or "", "")
+        attributes = tuple(node.attributes.values())
+        original = Original(node.op_type, operands, attributes, node.name or "", output.name or "")
+        lifted = affine_node(source, Pending(affine, (record,), (original,)), node.name or "", "")
         result, name = lifted.outputs[0], output.name
         result.name = self._ctx.names.fresh(f"{name}_affine")
         result.shape, result.type = output.shape, output.type
@@ -170,7 +171,8 @@ def _join_pair(node: ir.Node) -> None:
     record, other = first.origins[0], second.origins[0]
     record.name = f"{record.name}+{other.name}"
     other.bias = True
-    second.affine, second.origins, second.original = second.affine.compose(first.affine), (record,), None
+    second.affine, second.origins = second.affine.compose(first.affine), (record,)
+    second.originals = (*first.originals, *second.originals)
     use.node.replace_input_with(0, node.inputs[0])
     assert isinstance(node.graph, ir.Graph)
     node.graph.remove(node, safe=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from bnfold.affine import Array
+from bnfold.affine import Affine, Array
 from bnfold.context import DOMAIN, Pending, pending
 from bnfold.graph import add_constant, dims, is_op
 from bnfold.passes.base import FoldPass
@@ -50,8 +50,8 @@ class LowerAffines(FoldPass):
 
     def _nodes(self, graph: ir.Graph, node: ir.Node, source: ir.Value, what: Pending) -> list[ir.Node]:
         affine, base = what.affine, node.name or "affine"
-        if what.original is not None:
-            return [what.original.node(source, base)]
+        if len(what.originals) == 1:
+            return [what.originals[0].node(source)]
         shape = dims(source) or ()
         feature_map = len(shape) > 2
         channels = shape[1] if len(shape) > 1 else None
@@ -60,7 +60,15 @@ class LowerAffines(FoldPass):
         vectors = affine.vectors(1, channels) if channels is not None and preferred else None
         if vectors is not None:
             return [self._batchnorm(graph, base, source, *vectors)]
+        if what.originals:
+            first, second = what.originals
+            before = first.node(source)
+            return [before, second.node(before.outputs[0])]
+        return self._arithmetic(graph, base, source, affine)
+
+    def _arithmetic(self, graph: ir.Graph, base: str, source: ir.Value, affine: Affine) -> list[ir.Node]:
         written: list[ir.Node] = []
+        both = affine.scales and affine.shifts
         for op_type, present, array in (
             ("Mul", affine.scales or not affine.shifts, affine.scale),
             ("Add", affine.shifts, affine.shift),

@@ -76,9 +76,8 @@ class DuplicateWeights(FoldPass):
             what, producer = pending(node), _producer(source)
             if what is None or producer is None or source is None or not self._ctx.target.duplicate:
                 continue
-            lone = what.original is not None and what.original.op_type != "BatchNormalization"
             step = backward(producer, what.affine, self._ctx)
-            if lone or isinstance(step, Refusal) or step.remainder is not None:
+            if what.lone or isinstance(step, Refusal) or step.remainder is not None:
                 continue
             name = self._ctx.names.fresh(f"{producer.name}_copy")
             copy = ir.node(producer.op_type, producer.inputs, attributes=producer.attributes, name=name)

@@ -80,7 +80,7 @@ class TurnSigns(FoldPass):
         take_over(source, result, self._ctx.names)
         graph.remove(activation, safe=True)
         result.name = name
-        what.affine, what.original = turned, None
+        what.affine, what.originals = turned, ()
         self._ctx.ledger.moved(what.origins, f"all scales negative: {label(activation)} became Clip(max=0)")
         return True
 

@@ -7,9 +7,10 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnx.printer
 import onnxruntime as ort
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, given, note, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
@@ -179,6 +180,7 @@ def _run(model: onnx.ModelProto, batch: dict[str, Any]) -> list[Any]:
 @given(model=graphs(), target=st.sampled_from(sorted(bnfold.TARGETS)))
 @settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=list(HealthCheck), derandomize=EXAMPLES <= 150)
 def test_fold_changes_nothing_but_the_graph(model: onnx.ModelProto, target: str) -> None:
+    note(onnx.printer.to_text(model))
     onnx.checker.check_model(model, full_check=True)
     result = bnfold.fold(model, target=target).model
     onnx.checker.check_model(result, full_check=True)
