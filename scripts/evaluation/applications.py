@@ -29,10 +29,10 @@ def evaluate(name: str, *, seed: int = 0) -> list[dict[str, Any]]:
     model = network.build()
     randomise(model, seed, low=network.low, high=network.high)
     batch = pictures(model.inputs[0].shape[1:], network.low, network.high)
+    expected = truth(network.build, model, batch)
     records = []
     for form, export in FORMS.items():
         graph = export(model)
-        expected = truth(graph, batch)
         same = {"network": name, "form": form, "error_unfolded": error(graph, batch, expected)}
         same |= {"logit": float(abs(expected).max()), "affines_before": count(graph).affines}
         for target in TARGETS:

@@ -50,7 +50,7 @@ def _outcome(tool: Tool, graph: onnx.ModelProto, plain: onnx.ModelProto, model: 
         if tool.optimise is not None:
             given, graph, plain = graph, tool.optimise(graph), tool.optimise(plain)
             same = _same(given, graph, model)
-        return {"residual": tool.count(graph).beyond(tool.count(plain)), "same": same}
+        return {"residual": tool.operators(graph).beyond(tool.operators(plain)), "same": same}
     except Exception as error:  # A tool may fail in any way of its own; that is a result.
         return {"residual": None, "same": False, "error": str(error)[:200]}
 

@@ -1,7 +1,12 @@
 """ONNX Runtime as the figures use it: CPU, one thread."""
 
+import time
+from collections.abc import Mapping
+from typing import Any
+
 import onnx
 import onnxruntime as ort
+from numpy.typing import NDArray
 
 LEVELS = {
     "basic": ort.GraphOptimizationLevel.ORT_ENABLE_BASIC,
@@ -25,3 +30,28 @@ def session(model: onnx.ModelProto, level: str = "all", save: str | None = None)
     if save:
         options.optimized_model_filepath = save
     return ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+
+
+def interleaved_times(
+    models: Mapping[str, onnx.ModelProto], batch: NDArray[Any], seconds: float, least: int = 5
+) -> dict[str, list[float]]:
+    """Seconds of every run of each model; each round runs each of them once.
+
+    Args:
+        models: with one input each, of the same meaning.
+        batch: what all of them are given.
+        seconds: how long to measure, all models together.
+        least: rounds, however long they take.
+    """
+    runs = {name: (session(model), {model.graph.input[0].name: batch}) for name, model in models.items()}
+    times: dict[str, list[float]] = {name: [] for name in models}
+    for current, feed in runs.values():
+        for _ in range(3):
+            current.run(None, feed)
+    end = time.perf_counter() + seconds
+    while time.perf_counter() < end or any(len(values) < least for values in times.values()):
+        for name, (current, feed) in runs.items():
+            begin = time.perf_counter()
+            current.run(None, feed)
+            times[name].append(time.perf_counter() - begin)
+    return times

@@ -19,7 +19,7 @@ class Tool(NamedTuple):
     package: str
     """To import, and to install."""
     optimise: Callable[[onnx.ModelProto], onnx.ModelProto] | None
-    count: Callable[[onnx.ModelProto], Count] = count
+    operators: Callable[[onnx.ModelProto], Count] = count
     """Of what `optimise` makes, or of the given model where there is nothing else to see."""
 
     @property

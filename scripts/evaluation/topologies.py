@@ -95,7 +95,7 @@ TOPOLOGIES = {
 }
 
 
-class _Nothing(layers.Layer):  # type: ignore[misc]
+class _Nothing(keras.layers.Layer):  # type: ignore[misc]
     """Stands where batch normalisation stood, and is called as it was called."""
 
     def call(self, inputs: Tensor, training: bool | None = None, mask: Tensor | None = None) -> Tensor:
