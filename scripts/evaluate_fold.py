@@ -27,6 +27,8 @@ def main(arguments: list[str] | None = None) -> int:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     networks = commands.add_parser("networks", help="fold networks of keras.applications")
     networks.add_argument("names", nargs="*", metavar="NAME", help="default: all of them")
+    networks.add_argument("--size", type=int, help="height and width of the pictures (default: the network's own)")
+    networks.add_argument("--negative", type=float, default=0.1, help="share of negative gammas (default: %(default)g)")
     networks.set_defaults(run=_networks)
     tools = commands.add_parser("tools", help="compare with other tools on small networks")
     tools.add_argument("names", nargs="*", metavar="NAME", help="default: all of them")
@@ -35,7 +37,7 @@ def main(arguments: list[str] | None = None) -> int:
         command.add_argument("--json", type=Path, metavar="FILE", help="write the figures here as well")
     options = parser.parse_args(arguments)
     try:
-        records, text = options.run(options.names)
+        records, text = options.run(options)
     except ValueError as error:
         print(f"evaluate_fold: {error}", file=sys.stderr)
         return 2
@@ -45,22 +47,22 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
-def _networks(names: list[str]) -> tuple[list[dict[str, Any]], str]:
+def _networks(options: argparse.Namespace) -> tuple[list[dict[str, Any]], str]:
     from scripts.evaluation import applications
     from scripts.evaluation.networks import NETWORKS
 
     records: list[dict[str, Any]] = []
-    for name in _chosen(names, list(NETWORKS)):
+    for name in _chosen(options.names, list(NETWORKS)):
         print(f"{name} …", file=sys.stderr)
-        records += applications.evaluate(name)
+        records += applications.evaluate(name, negative=options.negative, size=options.size)
     return records, applications.render(records)
 
 
-def _tools(names: list[str]) -> tuple[list[dict[str, Any]], str]:
+def _tools(options: argparse.Namespace) -> tuple[list[dict[str, Any]], str]:
     from scripts.evaluation import comparison
     from scripts.evaluation.topologies import TOPOLOGIES
 
-    records = comparison.compare(_chosen(names, list(TOPOLOGIES)))
+    records = comparison.compare(_chosen(options.names, list(TOPOLOGIES)))
     return records, comparison.render(records)
 
 

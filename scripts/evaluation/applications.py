@@ -12,29 +12,31 @@ from scripts.evaluation.graphs import batchnorm_export, keras_export
 from scripts.evaluation.networks import NETWORKS
 from scripts.evaluation.operators import count
 from scripts.evaluation.table import table
-from scripts.evaluation.weights import randomise
+from scripts.evaluation.weights import NEGATIVE, randomise
 
 TARGETS = ("ort-cpu", "fewest-ops")
 FORMS = {"BatchNormalization nodes": batchnorm_export, "Keras export": keras_export}
 
 
-def evaluate(name: str, *, seed: int = 0) -> list[dict[str, Any]]:
+def evaluate(name: str, *, seed: int = 0, negative: float = NEGATIVE, size: int | None = None) -> list[dict[str, Any]]:
     """One record per form and target.
 
     Args:
         name: key of `NETWORKS`.
         seed: of the weights.
+        negative: share of the gammas that are negative.
+        size: height and width of the pictures, if not the network's own.
     """
     network = NETWORKS[name]
-    model = network.build()
-    randomise(model, seed, low=network.low, high=network.high)
+    model = network.build(size)
+    randomise(model, seed, negative, network.low, network.high)
     batch = pictures(model.inputs[0].shape[1:], network.low, network.high)
-    expected = truth(network.build, model, batch)
+    expected = truth(lambda: network.build(size), model, batch)
     records = []
     for form, export in FORMS.items():
         graph = export(model)
-        same = {"network": name, "form": form, "error_unfolded": error(graph, batch, expected)}
-        same |= {"logit": float(abs(expected).max()), "affines_before": count(graph).affines}
+        same = {"network": name, "form": form, "largest_logit": float(abs(expected).max())}
+        same |= {"error_unfolded": error(graph, batch, expected), "affines_before": count(graph).affines}
         for target in TARGETS:
             folded = bnfold.fold(graph, target=target)
             onnx.checker.check_model(folded.model, full_check=True)
@@ -45,17 +47,15 @@ def evaluate(name: str, *, seed: int = 0) -> list[dict[str, Any]]:
 
 
 def _outcome(folded: bnfold.Folded) -> dict[str, Any]:
-    """Counts, and how many layers were kept for which reason."""
+    """Counts, and how many layers left an operator behind, for which reason."""
     report = folded.report
     norms = [entry for entry in report.entries if entry.kind == "BatchNormalization"]
-    kept = Counter(entry.rules[-1].split(" (")[0] for entry in norms if entry.residual)
+    stayed = Counter(entry.rules[-1].split(" (")[0] for entry in norms if entry.residual)
     return {
-        "batchnorm_before": report.operators_before.get("BatchNormalization", 0),
-        "batchnorm_after": report.operators_after.get("BatchNormalization", 0),
+        "layers": len(norms),
+        "stayed": dict(stayed),
         "operators_before": sum(report.operators_before.values()),
         "operators_after": sum(report.operators_after.values()),
-        "residual": len(report.residual),
-        "kept": dict(kept),
     }
 
 
@@ -65,11 +65,11 @@ def render(records: list[dict[str, Any]]) -> str:
     for record in records:
         groups.setdefault(record["network"], []).append(record)
     left = table(
-        ["network", "BN", *(f"left, {t}" for t in TARGETS), *(f"Mul+Add form: {t}" for t in TARGETS), "why (ort-cpu)"],
+        ["network", "BN layers", *(f"stay, {t}" for t in TARGETS), *(f"Mul, Add, {t}" for t in TARGETS), "why"],
         [_left(name, group) for name, group in groups.items()],
     )
     exact = table(
-        ["network", "operators", *TARGETS, "error unfolded", *(f"error {t}" for t in TARGETS), "fold [s]", "memory"],
+        ["network", "operators", *TARGETS, "error unfolded", *(f"error, {t}" for t in TARGETS), "fold [s]", "memory"],
         [_exact(name, group) for name, group in groups.items()],
     )
     return f"{left}\n\n{exact}"
@@ -77,9 +77,9 @@ def render(records: list[dict[str, Any]]) -> str:
 
 def _left(name: str, group: list[dict[str, Any]]) -> list[object]:
     nodes, pairs = group[: len(TARGETS)], group[len(TARGETS) :]
-    why = "; ".join(f"{count} × {reason}" for reason, count in nodes[0]["kept"].items()) or "–"
+    why = "; ".join(f"{times} × {reason}" for reason, times in nodes[0]["stayed"].items()) or "–"
     changes = [f"{r['affines_before']} → {r['affines_after']}" for r in pairs]
-    return [name, nodes[0]["batchnorm_before"], *(r["residual"] for r in nodes), *changes, why]
+    return [name, nodes[0]["layers"], *(sum(r["stayed"].values()) for r in nodes), *changes, why]
 
 
 def _exact(name: str, group: list[dict[str, Any]]) -> list[object]:

@@ -1,7 +1,7 @@
 """The networks on which the compiler is evaluated."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import keras
 
@@ -14,22 +14,27 @@ CLASSES = 10
 class Network(NamedTuple):
     """How to build a network, and what it takes in."""
 
-    build: Callable[[], keras.Model]
+    make: Callable[[int], keras.Model]
+    """From the height and width of its pictures."""
+    size: int
+    """Pictures' height and width; the smallest that shows every kind of border, to keep the float64 side quick."""
     low: float = -3.0
     """Smallest input."""
     high: float = 3.0
+    """Largest input."""
+
+    def build(self, size: int | None = None) -> keras.Model:
+        """A new network with pictures of this height and width."""
+        return self.make(size or self.size)
 
 
-def _application(name: str, size: int, **options: Any) -> Callable[[], keras.Model]:
-    def build() -> keras.Model:
-        return getattr(keras.applications, name)(
-            weights=None, input_shape=(size, size, 3), classes=CLASSES, classifier_activation=None, **options
-        )
-
-    return build
+def _application(name: str) -> Callable[[int], keras.Model]:
+    return lambda size: getattr(keras.applications, name)(
+        weights=None, input_shape=(size, size, 3), classes=CLASSES, classifier_activation=None
+    )
 
 
-def _without_normalization(build: Callable[[], keras.Model]) -> Callable[[], keras.Model]:
+def _without_normalization(make: Callable[[int], keras.Model]) -> Callable[[int], keras.Model]:
     """The same network with Rescaling, by ImageNet's statistics, in place of Normalization.
 
     tf2onnx makes the statistics of a Normalization layer inputs of the graph without values.
@@ -42,16 +47,16 @@ def _without_normalization(build: Callable[[], keras.Model]) -> Callable[[], ker
             return keras.layers.Rescaling(scale, [-m / d for m, d in zip(mean, deviation, strict=True)])
         return layer.__class__.from_config(layer.get_config())
 
-    return lambda: keras.models.clone_model(build(), clone_function=swap)
+    return lambda size: keras.models.clone_model(make(size), clone_function=swap)
 
 
-def _reference() -> keras.Model:
-    return reference_network((28, 28, 1), CLASSES, BatchNormArguments(), name="reference")
+def _reference(size: int) -> keras.Model:
+    return reference_network((size, size, 1), CLASSES, BatchNormArguments(), name="reference")
 
 
-def _vgg16() -> keras.Model:
+def _vgg16(size: int) -> keras.Model:
     layers = keras.layers
-    x = inputs = keras.Input((64, 64, 3))
+    x = inputs = keras.Input((size, size, 3))
     for filters, repeats in ((64, 2), (128, 2), (256, 3), (512, 3), (512, 3)):
         for _ in range(repeats):
             x = layers.ReLU()(layers.BatchNormalization()(layers.Conv2D(filters, 3, padding="same")(x)))
@@ -63,15 +68,15 @@ def _vgg16() -> keras.Model:
 
 
 NETWORKS = {
-    "reference": Network(_reference, 0, 255),
-    "ResNet50": Network(_application("ResNet50", 64)),
-    "ResNet50V2": Network(_application("ResNet50V2", 64)),
-    "DenseNet121": Network(_application("DenseNet121", 64)),
-    "MobileNetV2": Network(_application("MobileNetV2", 64)),
-    "MobileNetV3Small": Network(_application("MobileNetV3Small", 64), 0, 255),
-    "EfficientNetB0": Network(_without_normalization(_application("EfficientNetB0", 64)), 0, 255),
-    "EfficientNetV2B0": Network(_without_normalization(_application("EfficientNetV2B0", 64)), 0, 255),
-    "InceptionV3": Network(_application("InceptionV3", 75)),
-    "Xception": Network(_application("Xception", 71)),
-    "VGG16 with BN": Network(_vgg16),
+    "reference": Network(_reference, 28, 0, 255),
+    "ResNet50": Network(_application("ResNet50"), 64),
+    "ResNet50V2": Network(_application("ResNet50V2"), 64),
+    "DenseNet121": Network(_application("DenseNet121"), 64),
+    "MobileNetV2": Network(_application("MobileNetV2"), 64),
+    "MobileNetV3Small": Network(_application("MobileNetV3Small"), 64, 0, 255),
+    "EfficientNetB0": Network(_without_normalization(_application("EfficientNetB0")), 64, 0, 255),
+    "EfficientNetV2B0": Network(_without_normalization(_application("EfficientNetV2B0")), 64, 0, 255),
+    "InceptionV3": Network(_application("InceptionV3"), 75),
+    "Xception": Network(_application("Xception"), 71),
+    "VGG16 with BN": Network(_vgg16, 64),
 }
