@@ -21,7 +21,7 @@ class PermuteDense(FoldPass):
 
     def _rewrite(self, graph: ir.Graph) -> bool:
         modified = False
-        for node in tuple(graph):
+        for node in reversed(tuple(graph)):  # the last of several comes first, the next then stands before the Reshape
             modified |= is_op(node, "Transpose") and self._permute(graph, node)
         return modified
 

@@ -11,6 +11,8 @@ import onnx.parser
 from onnx import numpy_helper
 
 import bnfold
+from bnfold.evaluate import Float64Evaluator
+from bnfold.samples import batch_size, samples
 
 TARGETS = tuple(bnfold.TARGETS)
 
@@ -70,7 +72,41 @@ def folded(
     assert certificate.holds, certificate
     again = bnfold.fold(result.model, target=target).model
     assert again.SerializeToString(deterministic=True) == result.model.SerializeToString(deterministic=True)
+    batch = samples(reference, inputs, batch_size(reference) or 2)["random"]
+    assert_taps(reference, result, batch, tolerance)
     return result
+
+
+def assert_taps(
+    reference: onnx.ModelProto, result: bnfold.Folded, batch: Mapping[str, Any], tolerance: float = 1e-5
+) -> None:
+    """Every layer's input follows from its tap: scale * tensor + shift, channel by channel, both in float64."""
+    entries = [entry for entry in result.report.entries if entry.tap is not None]
+    wanted = {entry.name: layer_input(reference, entry.name) for entry in entries}
+    truth = Float64Evaluator(reference, list(dict.fromkeys(wanted.values())))(batch)
+    tapped = Float64Evaluator(result.model, list(dict.fromkeys(e.tap.tensor for e in entries if e.tap)))(batch)
+    for entry in entries:
+        assert entry.tap is not None
+        tap, original = entry.tap, truth[wanted[entry.name]]
+        seen = np.moveaxis(tapped[tap.tensor], tap.axis, -1)[..., : len(tap.scale)]
+        scale, shift = (np.array(side, np.float64) for side in (tap.scale, tap.shift))  # None becomes NaN
+        found = np.moveaxis(seen * scale + shift, -1, tap.axis)
+        assert found.shape == original.shape
+        visible = ~np.isnan(found)
+        magnitude = max(1.0, float(np.abs(original).max(initial=0)))
+        largest = np.nan_to_num(np.abs(scale)).max(initial=1) * max(1.0, float(np.abs(seen).max(initial=0)))
+        error = np.abs(found - original)[visible].max(initial=0)
+        assert error <= tolerance * magnitude + 2e-7 * largest, (entry, error)
+
+
+def layer_input(reference: onnx.ModelProto, name: str) -> str:
+    """The tensor that a layer of a report reads; unnamed nodes are called after their output."""
+    first = name.split("+", maxsplit=1)[0]
+    constants = {tensor.name for tensor in reference.graph.initializer}
+    for node in reference.graph.node:
+        if first in (node.name, f"{node.op_type}_{node.output[0]}"):
+            return next(str(operand) for operand in node.input if operand not in constants)
+    raise AssertionError(f"{name} is no layer of the reference")
 
 
 def residuals(proto: onnx.ModelProto) -> int:

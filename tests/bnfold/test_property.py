@@ -17,6 +17,7 @@ from onnx import TensorProto, helper, numpy_helper
 import bnfold
 from bnfold.evaluate import Float64Evaluator
 from bnfold.samples import samples
+from tests.bnfold.graphs import assert_taps
 
 EXAMPLES = int(os.environ.get("FOLDSERVE_FOLD_EXAMPLES", "150"))
 """2,000 for a release, 20,000 at night; tests/bnfold alone must stay quick."""
@@ -182,11 +183,13 @@ def _run(model: onnx.ModelProto, batch: dict[str, Any]) -> list[Any]:
 def test_fold_changes_nothing_but_the_graph(model: onnx.ModelProto, target: str) -> None:
     note(onnx.printer.to_text(model))
     onnx.checker.check_model(model, full_check=True)
-    result = bnfold.fold(model, target=target).model
+    outcome = bnfold.fold(model, target=target)
+    result = outcome.model
     onnx.checker.check_model(result, full_check=True)
     assert len(result.graph.node) <= len(model.graph.node)
     again = bnfold.fold(result, target=target).model
     assert again.SerializeToString(deterministic=True) == result.SerializeToString(deterministic=True)
+    assert_taps(model, outcome, samples(model, count=2)["random"])
     evaluate = Float64Evaluator(model)
     for kind, batch in samples(model, count=2).items():
         truth = evaluate(batch)
