@@ -12,7 +12,7 @@ from bnfold.context import Context
 from bnfold.errors import InputError
 from bnfold.graph import Names
 from bnfold.passes.backward import PullBackward
-from bnfold.passes.clamp import ClampBehindWeights
+from bnfold.passes.clamp import ClampBeforeWeights, ClampBehindWeights
 from bnfold.passes.flatten import PermuteDense
 from bnfold.passes.forward import PushForward
 from bnfold.passes.lift import LiftAffines
@@ -80,7 +80,7 @@ def fold(model: onnx.ModelProto, *, target: str = "ort-cpu") -> Folded:
 def pipeline(ctx: Context) -> ir.passes.Sequential:
     """Every pass in order; the moves in the middle repeat until none makes the graph cheaper."""
     moves = ir.passes.PassManager((PullBackward(ctx), PushForward(ctx), TurnSigns(ctx)), steps=ROUNDS)
-    last_resorts = (ClampBehindWeights(ctx), OnesChannel(ctx), DuplicateWeights(ctx))
+    last_resorts = (ClampBehindWeights(ctx), ClampBeforeWeights(ctx), OnesChannel(ctx), DuplicateWeights(ctx))
     return ir.passes.Sequential(
         preparation(ctx),
         LiftAffines(ctx),

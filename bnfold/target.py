@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+LARGEST_OFFSET = 100.0
+"""Of |shift / scale|, wherever an affine is undone again: float32 loses as many digits as this has."""
+
 
 @dataclass(frozen=True)
 class Target:

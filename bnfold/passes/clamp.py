@@ -1,15 +1,18 @@
-"""An affine behind a ReLU that nothing further on can take: Max or Min takes the place of both."""
+"""Max or Min by a constant tensor takes the place of an affine and the ReLU beside it."""
 
 from __future__ import annotations
 
+import numpy as np
 import onnx_ir as ir
 
 from bnfold.affine import Affine
-from bnfold.context import Pending, pending
-from bnfold.graph import add_constant, is_op, sole_use, take_over
+from bnfold.context import Pending, affine_node, pending
+from bnfold.graph import add_constant, is_op, sole_use, take_over, uses
 from bnfold.passes.backward import plan_backward, take_backward
 from bnfold.passes.base import FoldPass
+from bnfold.passes.forward import ill_conditioned, plan
 from bnfold.rules.base import Refusal, label
+from bnfold.target import LARGEST_OFFSET
 
 
 class ClampBehindWeights(FoldPass):
@@ -56,4 +59,58 @@ class ClampBehindWeights(FoldPass):
         graph.remove([node, relu], safe=True)
         if not final:
             result.name = name
+        return True
+
+
+class ClampBeforeWeights(FoldPass):
+    """Replaces affine and ReLU by a clamp whose own affine the weights behind absorb.
+
+    relu(s x + t) = s max(x, -t / s) + t for s > 0, and s min(x, -t / s) + t for s < 0. So a pre-activation, whose input
+    others read too, costs nothing before a convolution without padding.
+
+    1. No scale is negative, or none is positive. A channel of scale zero is the constant relu(t).
+    2. The ReLU is the affine's only reader.
+    3. Everything behind the ReLU absorbs the clamp's affine (`plan`).
+    4. Subtracting the bound again is well conditioned (`LARGEST_OFFSET`).
+    5. The target allows it: a clamp by a tensor leaves ONNX Runtime's blocked layout.
+    """
+
+    def _rewrite(self, graph: ir.Graph) -> bool:
+        modified = False
+        for node in reversed(tuple(graph)):
+            what = pending(node)
+            if what is not None and self._ctx.target.clamp and not ill_conditioned(what.origins):
+                modified |= self._clamp(graph, node, what)
+        return modified
+
+    def _clamp(self, graph: ir.Graph, node: ir.Node, what: Pending) -> bool:
+        affine, source, use = what.affine, node.inputs[0], sole_use(node.outputs[0])
+        rising = bool((affine.scale >= 0).all())
+        if source is None or source.dtype is None or use is None or not is_op(use.node, "Relu") or what.lone:
+            return False
+        if not (rising or (affine.scale <= 0).all()) or not affine.scale.any():
+            return False
+        still = affine.scale == 0
+        bound = np.where(still, 0.0, -affine.shift / np.where(still, 1.0, affine.scale))
+        if np.abs(bound).max() > LARGEST_OFFSET:
+            return False
+        after = Affine(affine.scale, np.where(still, np.maximum(affine.shift, 0.0), affine.shift))
+        relu, active = use.node, use.node.outputs[0]
+        if plan(active, uses(active), active.is_graph_output(), after, self._ctx).cost[0] > 0:
+            return False
+        ctx, op_type = self._ctx, "Max" if rising else "Min"
+        clamp = ir.node(
+            op_type, [source, add_constant(graph, ctx.names, f"{relu.name}_bound", bound, source.dtype)], name=relu.name
+        )
+        result = clamp.outputs[0]
+        result.name, result.shape, result.type = ctx.names.fresh(f"{active.name}_clamp"), source.shape, source.type
+        rest = affine_node(
+            result, Pending(after, what.origins), node.name or "", ctx.names.fresh(f"{active.name}_affine")
+        )
+        graph.insert_after(relu, [clamp, rest])
+        ctx.ledger.moved(what.origins, f"{label(relu)} became {op_type}")
+        ctx.ledger.replaced(node.outputs[0], source, affine)
+        ctx.ledger.replaced(active, rest.outputs[0], Affine.identity(affine.rank))
+        take_over(active, rest.outputs[0], ctx.names)
+        graph.remove([relu, node], safe=True)
         return True

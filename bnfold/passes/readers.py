@@ -12,10 +12,9 @@ from bnfold.passes.base import FoldPass
 from bnfold.passes.forward import plan, take_forward
 from bnfold.rules.backward import backward
 from bnfold.rules.base import Refusal, label
+from bnfold.target import LARGEST_OFFSET
 
 LINEAR = ("Conv", "ConvTranspose", "Gemm", "MatMul")
-LARGEST_OFFSET = 100.0
-"""Of |shift / scale|: undoing an affine in float32 loses as many digits as this has."""
 
 
 class InvertForOthers(FoldPass):

@@ -170,6 +170,45 @@ def test_clamp_rule_4_the_default_target_keeps_the_blocked_layout() -> None:
     assert operators(folded(net(ENDING)).model) == ["Conv", "Relu", "BatchNormalization"]
 
 
+PREACTIVATION = f"s = Sigmoid(x)  n = {BN.format('s')}  r = Relu(n)  y = Conv{{}}(r, k, l)  u = Tanh(s)"
+THREE = {"k": weights(5, 3, 3, 3)}
+
+
+@pytest.mark.parametrize(("sign", "op"), [("positive", "Max"), ("negative", "Min")])
+def test_clamp_before_weights_takes_the_place_of_affine_and_relu(sign: str, op: str) -> None:
+    graph = net(PREACTIVATION.format(""), "float[N,C,H,W] y, float[N,D,I,J] u", **THREE, **statistics(3, sign))
+    assert operators(folded(graph, "fewest-ops").model) == ["Sigmoid", op, "Conv", "Tanh"]
+    assert "BatchNormalization" in operators(folded(graph).model)
+
+
+def test_clamp_before_weights_rule_1_both_signs_stay_and_zero_is_a_constant() -> None:
+    outputs = "float[N,C,H,W] y, float[N,D,I,J] u"
+    mixed = net(PREACTIVATION.format(""), outputs, **THREE, **statistics(3, "mixed"))
+    assert residuals(folded(mixed, "fewest-ops").model) == 1
+    for beta in (0.5, -0.5):
+        still = statistics(3) | {"g": np.array([1.0, 0.0, 0.7]), "b": np.full(3, beta)}
+        graph = net(PREACTIVATION.format(""), outputs, **THREE, **still)
+        assert residuals(folded(graph, "fewest-ops").model) == 0
+
+
+def test_clamp_before_weights_rule_2_another_reader_of_the_affine_keeps_it() -> None:
+    nodes = PREACTIVATION.format("").replace("Tanh(s)", "Tanh(n)")
+    graph = net(nodes, "float[N,C,H,W] y, float[N,D,I,J] u", **THREE, **statistics(3))
+    assert residuals(folded(graph, "fewest-ops").model) == 1
+
+
+def test_clamp_before_weights_rule_3_padding_keeps_the_affine() -> None:
+    nodes = PREACTIVATION.format("<pads=[1,1,1,1]>")
+    graph = net(nodes, "float[N,C,H,W] y, float[N,D,I,J] u", **THREE, **statistics(3))
+    assert residuals(folded(graph, "fewest-ops").model) == 1
+
+
+def test_clamp_before_weights_rule_4_a_tiny_scale_keeps_the_affine() -> None:
+    still = statistics(3) | {"g": np.array([1.0, 1e-5, 0.7])}
+    graph = net(PREACTIVATION.format(""), "float[N,C,H,W] y, float[N,D,I,J] u", **THREE, **still)
+    assert residuals(folded(graph, "fewest-ops").model) == 1
+
+
 READ_TWICE = f"c = Conv(x, w, z)  n = {BN.format('c')}  r = Relu(n)  d = Conv{{}}(c, k, l)"
 BOTH = "float[N,C,H,W] r, float[N,D,I,J] d"
 
