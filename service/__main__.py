@@ -6,6 +6,7 @@ import sys
 from pydantic import ValidationError
 from pydantic_settings import CliApp, SettingsError
 
+from service.errors import EXIT_STARTUP, StartupError
 from service.settings import Settings
 
 
@@ -18,16 +19,30 @@ def main() -> None:
         sys.exit(_fail(f"settings: {problems}"))
     except SettingsError as error:
         sys.exit(_fail(f"settings: {error}"))
-    from service.errors import StartupError  # heavy imports only after --help
-    from service.logs import configure
-    from service.server import EXIT_STARTUP, serve
-
-    configure(settings.log_level, settings.log_format)
     try:
-        serve(settings)
+        sys.exit(_run(settings))
     except StartupError as error:
         logging.getLogger("service").critical("cannot start: %s", error)
         sys.exit(EXIT_STARTUP)
+
+
+def _run(settings: Settings) -> int:
+    # What is heavy is imported after --help, and not at all by a supervisor, which must stay a process of one thread.
+    from service.logs import configure
+    from service.workers import Share, Supervisor
+
+    configure(settings.log_level, settings.log_format)
+    share = Share.of_this_process()
+    if settings.workers > 1 and share is None:
+        from service.listener import address, listen
+
+        listener = listen(settings.host, settings.port)
+        logging.getLogger("service").info("listening on %s with %d workers", address(listener), settings.workers)
+        return Supervisor(listener, settings.workers, settings.drain_delay).run()
+    from service.server import serve
+
+    serve(settings, share)
+    return 0
 
 
 def _fail(message: str) -> int:

@@ -1,14 +1,30 @@
 """The application: a factory, so that every test and every process has its own."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Any
 
 from fastapi import FastAPI
 
 from service.dataplane import VERSION, DataPlane
-from service.http import errors, predict, routes, tfserving, triton
+from service.http import errors, openapi, predict, routes, tfserving, triton
 from service.http.front import Front
 from service.settings import Settings
+
+
+class Application(FastAPI):
+    """FastAPI behind our own front, which answers inference before the framework's layers, telemetry included."""
+
+    front: Front
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        """ASGI."""
+        await self.front(scope, receive, send)
+
+    async def framework(self, scope: Any, receive: Any, send: Any) -> None:
+        """ASGI, as FastAPI has it."""
+        await super().__call__(scope, receive, send)
 
 
 def create_app(settings: Settings | None = None, plane: DataPlane | None = None) -> FastAPI:
@@ -23,12 +39,15 @@ def create_app(settings: Settings | None = None, plane: DataPlane | None = None)
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         data_plane.start()
+        tasks = [asyncio.create_task(data_plane.poll()), asyncio.create_task(data_plane.follow())]
         try:
             yield
         finally:
+            for task in tasks:
+                task.cancel()
             data_plane.stop()
 
-    app = FastAPI(
+    app = Application(
         title="Foldserve",
         version=VERSION,
         description="Serves networks whose batch normalisation was folded exactly into their weights.",
@@ -36,10 +55,9 @@ def create_app(settings: Settings | None = None, plane: DataPlane | None = None)
         redirect_slashes=False,
     )
     app.state.plane = data_plane
-    app.add_middleware(Front, plane=data_plane)
+    app.front = Front(app.framework, data_plane)
     errors.install(app)
-    app.include_router(triton.router)
-    app.include_router(routes.router)
-    app.include_router(predict.router)
-    app.include_router(tfserving.router)
+    for module in (triton, routes, predict, tfserving):  # triton first: its `/v2/models/stats` is nobody's name
+        app.include_router(module.router, responses=openapi.ERRORS)
+    openapi.describe(app)
     return app

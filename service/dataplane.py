@@ -5,11 +5,12 @@ import logging
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+from service.control import Control, Journal
 from service.engine.scheduler import Scheduler
 from service.errors import BadRequestError, ServiceError, UnavailableError
 from service.metrics.ledger import Ledger
 from service.model import Model
-from service.protocol.request import InferRequest, parse
+from service.protocol.request import InferRequest
 from service.protocol.tensors import Array
 from service.repository import Repository
 from service.resources import available_cpus
@@ -18,8 +19,9 @@ from service.settings import Settings
 log = logging.getLogger(__name__)
 
 VERSION = "0.1.0"
+TICK = 0.1  # seconds between looks at what other workers say
 PATIENCE = 0.05  # seconds of waiting after which it is worth watching whether the client is still there
-Left = Callable[[], Awaitable[None]]
+Left = Callable[[], Awaitable[bool]]
 EXTENSIONS = (
     "binary_tensor_data",
     "classification",
@@ -37,14 +39,16 @@ class DataPlane:
     Args:
         settings: the server's.
         ledger: where to count; one of its own by default.
+        journal: what the workers tell each other; one of its own by default.
 
     Attributes:
         draining: the server is about to end: it still answers, but is no longer ready.
     """
 
-    def __init__(self, settings: Settings, ledger: Ledger | None = None) -> None:
+    def __init__(self, settings: Settings, ledger: Ledger | None = None, journal: Journal | None = None) -> None:
         self.settings = settings
         self.ledger = ledger or Ledger()
+        self.control = Control(self.ledger, journal or Journal())
         self.draining = False
         self._scheduler: Scheduler | None = None
         self._repository: Repository | None = None
@@ -58,10 +62,12 @@ class DataPlane:
         if self._repository is not None:
             return
         cpus = available_cpus()
-        scheduler = Scheduler(self.settings.runners or max(1, cpus // self.settings.threads))
+        share = cpus // (self.settings.threads * self.settings.workers)
+        scheduler = Scheduler(self.settings.runners or max(1, share))
         log.info("%d cores, %d runners of %d threads", cpus, scheduler.runners, self.settings.threads)
         try:
             repository = Repository(self.settings, scheduler, self.ledger)
+            repository.leave_out(self.control.unloaded())
             repository.start()
         except BaseException:
             scheduler.close()
@@ -91,12 +97,45 @@ class DataPlane:
         return self._scheduler.runners if self._scheduler else 0
 
     def load(self, name: str) -> None:
-        """Load a model, or load it again (see `Repository.load`)."""
+        """Load a model, or load it again, here and in the other workers (see `Repository.load`)."""
         self.repository.load(name)
+        self.control.publish(name, serve=True)
 
     def unload(self, name: str) -> None:
-        """Take a model out of service (see `Repository.unload`)."""
+        """Take a model out of service, here and in the other workers (see `Repository.unload`)."""
         self.repository.unload(name)
+        self.control.publish(name, serve=False)
+
+    def pulse(self) -> None:
+        """Note what is true of this process at this moment, for whoever reads the ledger."""
+        self.control.beat()
+        for model in self._repository.everything() if self._repository else ():
+            model.statistics.gauge(len(model.lane.jobs), model.lane.unfinished)
+
+    async def follow(self) -> None:
+        """Do what the other workers were told, and say that this one is alive; until cancelled."""
+        while True:
+            self.pulse()
+            if changes := self.control.changes():
+                await asyncio.to_thread(self._apply, changes)
+            await asyncio.sleep(TICK)
+
+    def _apply(self, changes: dict[str, bool]) -> None:
+        for name, serve in changes.items():
+            try:
+                (self.repository.load if serve else self.repository.unload)(name)
+            except ServiceError as error:
+                log.warning("%s", error.message)
+        self.control.done()
+
+    async def poll(self) -> None:
+        """Follow what the repository's folder holds, if the settings say so; until cancelled."""
+        while self.settings.poll_interval:
+            await asyncio.sleep(self.settings.poll_interval)
+            try:
+                await asyncio.to_thread(self.repository.refresh)
+            except OSError as error:
+                log.warning("the model repository cannot be read: %s", error)
 
     def not_ready(self) -> str | None:
         """Why the server is not ready, or None if it is."""
@@ -109,13 +148,12 @@ class DataPlane:
         return {"name": "foldserve", "version": VERSION, "extensions": list(EXTENSIONS)}
 
     async def infer(
-        self, name: str, version: str | None, body: bytes, header_length: str | None, left: Left | None = None
+        self, model: Model, body: bytes, header_length: str | None, left: Left | None = None
     ) -> tuple[bytes, int | None]:
         """Answer a request of the Open Inference Protocol.
 
         Args:
-            name: of the model.
-            version: of the model; None for its newest.
+            model: that is asked.
             body: decompressed.
             header_length: of the header `Inference-Header-Content-Length`, or None.
             left: see `evaluate`.
@@ -126,9 +164,8 @@ class DataPlane:
         Raises:
             ServiceError: with the status to answer.
         """
-        model = self.repository.get(name, version)
         try:
-            request = parse(body, header_length, model.signature)
+            request = model.reader.read(body, header_length)
         except BadRequestError:
             model.statistics.failure("OTHER")
             raise
@@ -140,7 +177,7 @@ class DataPlane:
         Args:
             model: that is asked.
             request: that fits it.
-            left: returns when the client does not want the answer any more; what waits is then given up.
+            left: returns, with True, when the client has left; what waits is then given up.
 
         Raises:
             ServiceError: with the status to answer.
@@ -172,8 +209,8 @@ class DataPlane:
 
 def _cancel_when(left: Left, future: "asyncio.Future[list[Array]]") -> None:
     async def wait() -> None:
-        await left()
-        future.cancel()
+        if await left():
+            future.cancel()
 
     watcher = asyncio.ensure_future(wait())
     future.add_done_callback(lambda _: watcher.cancel())

@@ -1,5 +1,7 @@
 """What can go wrong, each with the HTTP status that says so."""
 
+EXIT_STARTUP = 3  # the exit status of a start that failed; no use in trying again
+
 
 class StartupError(Exception):
     """The server cannot start; the message is what its operator reads."""

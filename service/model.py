@@ -15,6 +15,7 @@ from service.engine.session import CPU, Session, example_inputs, open_session, r
 from service.errors import LoadError
 from service.metrics.ledger import Ledger
 from service.metrics.statistics import Statistics
+from service.protocol.request import RequestReader
 from service.protocol.response import ResponseWriter
 from service.protocol.signature import Signature
 from service.protocol.tensors import Array
@@ -38,6 +39,7 @@ class Model:
         labels: what a person calls each class; may be empty.
         lane: its queue.
         statistics: its counts.
+        reader: reads its requests.
         writer: writes its answers.
         batchnorm: the report on its batch-normalisation layers, as JSON; None where nothing is known.
     """
@@ -50,6 +52,7 @@ class Model:
     labels: tuple[str, ...]
     lane: Lane
     statistics: Statistics
+    reader: RequestReader
     writer: ResponseWriter
     batchnorm: bytes | None
     _scheduler: Scheduler
@@ -142,6 +145,7 @@ def load_model(
         labels=labels,
         lane=Lane(run, run_batch, merge, settings.max_queue, statistics.batch),
         statistics=statistics,
+        reader=RequestReader(signature),
         writer=ResponseWriter(str(version), signature, labels),
         batchnorm=batchnorm,
         _scheduler=scheduler,

@@ -53,7 +53,7 @@ class Repository:
                 f"{root.absolute()}: no such folder; FOLDSERVE_MODELS or --models names the model repository"
             )
         self.refresh()
-        if not self._serving:
+        if not self._serving and not self._unloaded:
             reasons = "; ".join(self._left_out.values()) or "it holds no <name>/<version>/ folder"
             raise StartupError(f"{root.absolute()}: nothing to serve: {reasons}")
 
@@ -95,10 +95,9 @@ class Repository:
             if self._serving.pop(name, None):
                 log.info("%s is out of service", name)
 
-    @property
-    def unloaded(self) -> frozenset[str]:
-        """Models that were taken out of service by request."""
-        return frozenset(self._unloaded)
+    def leave_out(self, names: set[str]) -> None:
+        """Before the start: models that were taken out of service by request, and are not to be loaded."""
+        self._unloaded |= names
 
     def get(self, name: str, version: str | None = None) -> Model:
         """The version that is asked for, or the newest.
@@ -148,6 +147,7 @@ class Repository:
         """Bring what serves under a name to what the policy asks for, in one swap."""
         old = self._serving.get(name, {})
         wanted, most = select(self._settings.versions, versions)
+        known = self._left_out
         self._left_out = {key: why for key, why in self._left_out.items() if key[0] != name}
         new: dict[int, Model] = {}
         for version in reversed(wanted):  # the newest first, since `latest` stops at the first that loads
@@ -157,7 +157,8 @@ class Repository:
                 new[version] = self._current(old.get(version)) or self._load(name, version)
             except LoadError as error:
                 self._left_out[name, version] = str(error)
-                log.error("not serving %s version %s: %s", name, version, error)
+                if known.get((name, version)) != str(error):  # said once, however often the folder is looked at
+                    log.error("not serving %s version %s: %s", name, version, error)
                 if version in old and version in versions:
                     new[version] = old[version]
         if new:

@@ -20,6 +20,9 @@ class Settings(BaseSettings):
         frozen=True,
     )
 
+    workers: int = Field(
+        1, ge=1, le=64, description="processes that share the port; more than one only where no orchestrator does that"
+    )
     host: str = Field("127.0.0.1", description="address to listen on; 0.0.0.0 for all interfaces")
     port: int = Field(8000, ge=0, le=65535, description="port to listen on; 0 takes a free one and logs it")
 

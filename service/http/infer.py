@@ -83,16 +83,15 @@ async def _answer(
             encoding = value.decode("latin-1")
         elif name == b"accept-encoding":
             accepted = value.decode("latin-1")
-    plane.repository.get(*target)  # an unknown model is answered before its body is read
+    model = plane.repository.get(*target)  # an unknown model is answered before its body is read
     body = await read_body(receive, plane.settings.max_body_bytes, announced)
     if encoding:
         body = decompress(body, encoding, plane.settings.max_body_bytes)
 
-    async def left() -> None:
-        while (await receive())["type"] != "http.disconnect":
-            pass
+    async def left() -> bool:
+        return bool((await receive())["type"] == "http.disconnect")
 
-    answer, json_length = await plane.infer(*target, body, header_length, left)
+    answer, json_length = await plane.infer(model, body, header_length, left)
     headers: Headers = [JSON]
     if json_length is not None:
         headers = [OCTETS, (b"inference-header-content-length", b"%d" % json_length)]

@@ -27,6 +27,10 @@ _COUNTERS = (
     ("nv_inference_compute_infer_duration_us", "Time in the model", "compute_infer_ns", 1e-3),
     ("nv_inference_compute_output_duration_us", "Time to divide the output", "compute_output_ns", 1e-3),
 )
+_GAUGES = (
+    ("nv_inference_pending_request_count", "Requests that wait for a runner", "pending"),
+    ("inference_requests_in_flight", "Requests that are not answered yet", "unfinished"),
+)
 _HISTOGRAMS = (
     ("inference_request_duration_seconds", "From arrival to answer", "request_seconds"),
     ("inference_queue_duration_seconds", "Waited for a runner", "queue_seconds"),
@@ -37,6 +41,7 @@ _HISTOGRAMS = (
 
 def exposition(plane: DataPlane) -> bytes:
     """Everything that is counted."""
+    plane.pulse()
     text = "\n".join((*_models(plane), *_http(plane.ledger.totals()), *_server(plane))) + "\n"
     return text.encode() + generate_latest(REGISTRY)  # the process itself: memory, CPU, garbage collection
 
@@ -73,8 +78,8 @@ def _models(plane: DataPlane) -> Iterator[str]:
         yield from _family(name, "counter", text, (("", labels, n[field] * factor) for labels, _, n in rows))
     failures = [("", labels | {"reason": r}, n[f"fail_{r}"]) for labels, _, n in rows for r in REASONS]
     yield from _family("nv_inference_request_failure", "counter", "Requests not answered", failures)
-    waiting = [("", labels, float(len(model.lane.jobs))) for labels, model, _ in rows]
-    yield from _family("nv_inference_pending_request_count", "gauge", "Requests that wait for a runner", waiting)
+    for name, text, field in _GAUGES:
+        yield from _family(name, "gauge", text, (("", labels, n[field]) for labels, _, n in rows))
     for name, text, field in _HISTOGRAMS:
         samples = [s for labels, _, n in rows for s in _buckets(labels, HISTOGRAMS[field], n[field])]
         yield from _family(name, "histogram", text, samples)
@@ -92,4 +97,5 @@ def _http(totals: dict[str, list[float]]) -> Iterator[str]:
 
 
 def _server(plane: DataPlane) -> Iterator[str]:
+    yield from _family("foldserve_workers", "gauge", "Processes that serve", [("", {}, float(plane.control.alive()))])
     yield from _family("foldserve_ready", "gauge", "1 if ready", [("", {}, float(plane.not_ready() is None))])

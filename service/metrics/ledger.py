@@ -73,6 +73,12 @@ class Ledger:
             start, n = self._read().get(key, (0, 0))
         return [self._sum(start + i) for i in range(n)]
 
+    def rows_of(self, key: str, index: int = 0) -> list[float]:
+        """One number of a series as each of the processes has it."""
+        with self._exclusive():
+            start, _ = self._read()[key]
+        return [self._numbers[row * CAPACITY + start + index] for row in range(self.rows)]
+
     def _sum(self, index: int) -> float:
         return float(sum(self._numbers[row * CAPACITY + index] for row in range(self.rows)))
 

@@ -18,7 +18,7 @@ BATCH_SIZES = 32  # runs of more rows share the last line of `batch_stats`
 
 COUNTERS = (
     "inferences", "executions", "success", "success_ns", "fail_ns", "queue", "queue_ns",
-    "compute_input_ns", "compute_infer_ns", "compute_output_ns", "last_inference_ms",
+    "compute_input_ns", "compute_infer_ns", "compute_output_ns", "last_inference_ms", "pending", "unfinished",
 )  # fmt: skip
 HISTOGRAMS = {
     "request_seconds": SECONDS,
@@ -63,6 +63,7 @@ class Statistics:
         self._ledger, self._key = ledger, key(model, version)
         self.numbers = ledger.series(self._key, LENGTH)
         self._at = LAYOUT
+        self.gauge(0, 0)  # a worker that was replaced may have left others
         self._request, self._queue = self._histogram("request_seconds"), self._histogram("queue_seconds")
         self._compute, self._rows = self._histogram("compute_seconds"), self._histogram("batch_rows")
 
@@ -87,6 +88,11 @@ class Statistics:
             n[at["queue"]] += 1
             n[at["queue_ns"]] += waited
             self._queue(waited / 1e9)
+
+    def gauge(self, pending: int, unfinished: int) -> None:
+        """Note how many requests wait here, and how many are not answered yet."""
+        self.numbers[self._at["pending"]] = pending
+        self.numbers[self._at["unfinished"]] = unfinished
 
     def success(self, job: Job) -> None:
         """Count a request that was answered."""
@@ -123,7 +129,7 @@ class Statistics:
                     }
                 )
         return {
-            "last_inference": int(n["last_inference_ms"]),
+            "last_inference": int(max(self._ledger.rows_of(self._key, self._at["last_inference_ms"]))),
             "inference_count": int(n["inferences"]),
             "execution_count": int(runs),
             "inference_stats": {

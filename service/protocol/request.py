@@ -4,7 +4,7 @@ The order of the checks and the words of the messages are Triton's, so that peop
 Specification: https://github.com/kserve/open-inference-protocol and Triton's `binary_data` extension.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 from typing import Any
 
@@ -16,6 +16,8 @@ from service.protocol.signature import Signature, Tensor
 from service.protocol.tensors import Array, from_binary, from_json
 
 MAX_ELEMENTS = 2**63 - 1
+REMEMBERED_HEADERS = 64
+REMEMBERED_BYTES = 1024
 RESERVED = ("sequence_id", "sequence_start", "sequence_end", "priority", "timeout", "headers", "binary_data_output")
 
 
@@ -55,25 +57,73 @@ class InferRequest:
     parameters: dict[str, Any] | None = None
 
 
-def parse(body: bytes, header_length: str | None, signature: Signature) -> InferRequest:
-    """Read a request body.
+class RequestReader:
+    """Reads requests to one model version.
+
+    Clients that send binary tensors repeat the same JSON header with every request. What it says depends on nothing but
+    its bytes and the signature, so the last ones are remembered and not parsed again.
 
     Args:
-        body: the whole of it, decompressed.
-        header_length: the value of `Inference-Header-Content-Length`: how many of the body's bytes are JSON. None
-            means all; `0` means none, the body is the single input's bytes.
-        signature: of the model that is asked.
-
-    Raises:
-        BadRequestError: it says what does not fit.
+        signature: of the model.
     """
-    if header_length is None:
-        document, rest = load_json(body), b""
-    else:
+
+    def __init__(self, signature: Signature) -> None:
+        self._signature = signature
+        self._plans: dict[bytes, _Plan] = {}
+
+    def read(self, body: bytes, header_length: str | None) -> InferRequest:
+        """Read a request body.
+
+        Args:
+            body: the whole of it, decompressed.
+            header_length: the value of `Inference-Header-Content-Length`: how many of the body's bytes are JSON. None
+                means all; `0` means none, the body is the single input's bytes.
+
+        Raises:
+            BadRequestError: it says what does not fit.
+        """
+        if header_length is None:
+            return _parse(load_json(body), b"", self._signature)
         length = _header_length(header_length, len(body))
         if length == 0:
-            return _raw(body, signature)
-        document, rest = load_json(body[:length]), body[length:]
+            return _raw(body, self._signature)
+        header, rest = body[:length], body[length:]
+        plan = self._plans.get(header)
+        if plan is not None and plan.size == len(rest):
+            return plan.apply(rest)
+        request = _parse(load_json(header), rest, self._signature)
+        self._remember(header, len(rest), request)
+        return request
+
+    def _remember(self, header: bytes, size: int, request: InferRequest) -> None:
+        tensors = self._signature.inputs
+        # One input is the only case in which the order of the bytes is known; strings and booleans must be looked at.
+        simple = len(tensors) == 1 and size == request.arrays[0].nbytes > 0 and tensors[0].datatype.name != "BOOL"
+        if simple and len(header) <= REMEMBERED_BYTES:
+            if len(self._plans) >= REMEMBERED_HEADERS:
+                self._plans.clear()
+            self._plans[header] = _Plan(
+                size, request.arrays[0].dtype, request.arrays[0].shape, replace(request, arrays=[])
+            )
+
+
+@dataclass(slots=True)
+class _Plan:
+    """What a header says, once it was found to be right: the only input's bytes, dtype and shape, and the rest."""
+
+    size: int
+    dtype: np.dtype[Any]
+    shape: tuple[int, ...]
+    like: InferRequest
+
+    def apply(self, rest: bytes) -> InferRequest:
+        like = self.like
+        arrays: list[Array] = [np.frombuffer(rest, self.dtype).reshape(self.shape)]
+        return InferRequest(like.id, arrays, like.rows, like.outputs, like.timeout, like.parameters)
+
+
+def _parse(document: Any, rest: bytes, signature: Signature) -> InferRequest:
+    """Read a request from its JSON and the bytes behind it."""
     if type(document) is not dict:
         raise BadRequestError("the request must be a JSON object with 'inputs'")
     request_id = document.get("id")

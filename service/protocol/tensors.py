@@ -1,5 +1,6 @@
 """One tensor: from JSON values or raw bytes to an array, and back."""
 
+import array
 import struct
 from math import prod
 from typing import Any
@@ -10,8 +11,9 @@ import numpy.typing as npt
 from service.errors import BadRequestError
 from service.protocol.signature import Tensor
 
-type_error = "data of input '{name}' must be {what} for datatype {datatype}"
 Array = npt.NDArray[Any]
+
+_TYPE_ERROR = "data of input '{name}' must be {what} for datatype {datatype}"
 
 _WHAT = {"b": "booleans", "iu": "whole numbers", "fiu": "numbers", "U": "strings"}
 
@@ -32,6 +34,8 @@ def from_json(data: Any, tensor: Tensor, shape: tuple[int, ...]) -> Array:
         raise BadRequestError(f"'data' of input '{tensor.name}' must be a list")
     if kind.name == "BYTES":
         return _strings(data, tensor, shape)
+    if kind.code and len(data) == count and data and type(data[0]) is not list:
+        return _flat(data, tensor).reshape(shape)
     try:
         # numpy finds the common type of the values, so that None, strings and ragged lists do not slip through.
         found = np.array(data)
@@ -46,17 +50,14 @@ def from_json(data: Any, tensor: Tensor, shape: tuple[int, ...]) -> Array:
             f"expected {count} elements, got {found.size}"
         )
     if found.dtype.kind not in kind.kinds and found.size:
-        raise BadRequestError(type_error.format(name=tensor.name, what=_WHAT[kind.kinds], datatype=kind.name))
+        raise BadRequestError(_TYPE_ERROR.format(name=tensor.name, what=_WHAT[kind.kinds], datatype=kind.name))
     if kind.dtype.kind in "iu" and found.size:
         limits = np.iinfo(kind.dtype)
         if int(found.min()) < limits.min or int(found.max()) > limits.max:
             what = f"from {limits.min} to {limits.max}"
-            raise BadRequestError(type_error.format(name=tensor.name, what=what, datatype=kind.name))
+            raise BadRequestError(_TYPE_ERROR.format(name=tensor.name, what=what, datatype=kind.name))
     with np.errstate(over="ignore"):
-        array = found.astype(kind.dtype, copy=False).reshape(shape)
-    if kind.name == "FP32" and found.dtype.kind == "f" and not np.isfinite(array).all():
-        raise BadRequestError(type_error.format(name=tensor.name, what="within its range", datatype=kind.name))
-    return array
+        return _finite(found.astype(kind.dtype, copy=False).reshape(shape), tensor)
 
 
 def from_binary(raw: bytes, tensor: Tensor, shape: tuple[int, ...], model: str) -> Array:
@@ -74,19 +75,41 @@ def from_binary(raw: bytes, tensor: Tensor, shape: tuple[int, ...], model: str) 
             f"got {len(raw)}"
         )
     if kind.name == "BOOL" and raw.translate(None, b"\x00\x01"):
-        raise BadRequestError(type_error.format(name=tensor.name, what="bytes 0 or 1", datatype=kind.name))
+        raise BadRequestError(_TYPE_ERROR.format(name=tensor.name, what="bytes 0 or 1", datatype=kind.name))
     return np.frombuffer(raw, kind.dtype).reshape(shape)
 
 
-def to_binary(array: Array) -> bytes:
+def to_binary(values: Array) -> bytes:
     """An array as little-endian row-major bytes; strings each behind its length (uint32)."""
-    if array.dtype.kind not in "OUS":
-        return array.tobytes()
+    if values.dtype.kind not in "OUS":
+        return values.tobytes()
     parts: list[bytes] = []
-    for value in array.ravel():
+    for value in values.ravel():
         text = value if isinstance(value, bytes) else str(value).encode()
         parts += (struct.pack("<I", len(text)), text)
     return b"".join(parts)
+
+
+def _flat(data: list[Any], tensor: Tensor) -> Array:
+    """A flat list of numbers. Two to three times as fast as numpy, which finds out the values' common type first."""
+    kind = tensor.datatype
+    try:
+        return _finite(np.frombuffer(array.array(kind.code, data), kind.dtype), tensor)
+    except TypeError:
+        what = _WHAT[kind.kinds]
+    except OverflowError:
+        limits = np.iinfo(kind.dtype) if kind.dtype.kind in "iu" else np.finfo(kind.dtype)
+        what = f"from {limits.min} to {limits.max}"
+    raise BadRequestError(_TYPE_ERROR.format(name=tensor.name, what=what, datatype=kind.name))
+
+
+def _finite(values: Array, tensor: Tensor) -> Array:
+    """JSON has no infinity: where one comes out, the number was too large for the datatype."""
+    if values.dtype.kind == "f" and not np.isfinite(values).all():
+        raise BadRequestError(
+            _TYPE_ERROR.format(name=tensor.name, what="within its range", datatype=tensor.datatype.name)
+        )
+    return values
 
 
 def _strings(data: list[Any], tensor: Tensor, shape: tuple[int, ...]) -> Array:
@@ -94,7 +117,7 @@ def _strings(data: list[Any], tensor: Tensor, shape: tuple[int, ...]) -> Array:
     while flat and all(type(item) is list for item in flat):
         flat = [value for item in flat for value in item]
     if any(type(value) is not str for value in flat):
-        raise BadRequestError(type_error.format(name=tensor.name, what="strings", datatype="BYTES"))
+        raise BadRequestError(_TYPE_ERROR.format(name=tensor.name, what="strings", datatype="BYTES"))
     if len(flat) != prod(shape):
         raise BadRequestError(
             f"Unable to parse 'data' of input '{tensor.name}': Shape does not match true shape of 'data' field: "

@@ -16,6 +16,10 @@ ROOT = Path(__file__).parents[2]
 LISTENING = re.compile(r"listening on (http://\S+)")
 
 
+# A connection for each request, and no certificates to load for each client.
+fresh = httpx2.Client(verify=False, limits=httpx2.Limits(max_keepalive_connections=0), timeout=60)
+
+
 class Process:
     """`python -m service` on a free port of this machine.
 
@@ -54,7 +58,7 @@ class Process:
         deadline = time.monotonic() + timeout
         while time.monotonic() < deadline:
             try:
-                if httpx2.get(self.url + "/v2/health/ready").status_code == 200:
+                if fresh.get(self.url + "/v2/health/ready").status_code == 200:
                     return self
             except httpx2.TransportError:
                 pass

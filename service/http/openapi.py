@@ -1,0 +1,114 @@
+"""What OpenAPI cannot learn from the routes, since they read and write bytes: bodies and errors."""
+
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.openapi.utils import get_openapi
+
+_ERROR = {"$ref": "#/components/schemas/Error"}
+_TEXTS = {
+    "400": "The request does not say what the model takes; `error` names what is wrong",
+    "401": "A key is needed, or this one is wrong",
+    "403": "This server does not offer that",
+    "404": "No such model, version or route",
+    "405": "Not with this method",
+    "413": "The body or the picture is over its limit",
+    "415": "Not a picture of a known format",
+    "500": "The server is at fault; its log says why",
+    "503": "Not now: overloaded, timed out, draining; `Retry-After` says when to come again",
+}
+ERRORS: dict[int | str, dict[str, Any]] = {
+    status: {"description": text, "content": {"application/json": {"schema": _ERROR}}}
+    for status, text in _TEXTS.items()
+}
+
+_PARAMETERS = {"type": "object", "additionalProperties": {"type": ["string", "number", "boolean"]}}
+_TENSOR = {
+    "type": "object",
+    "required": ["name", "shape", "datatype"],
+    "properties": {
+        "name": {"type": "string"},
+        "shape": {"type": "array", "items": {"type": "integer", "minimum": 0}},
+        "datatype": {"type": "string", "examples": ["UINT8", "FP32"]},
+        "parameters": _PARAMETERS,
+        "data": {"type": "array", "description": "flat or nested, row-major"},
+    },
+}
+_SCHEMAS: dict[str, Any] = {
+    "Error": {"type": "object", "required": ["error"], "properties": {"error": {"type": "string"}}},
+    "InferRequest": {
+        "type": "object",
+        "required": ["inputs"],
+        "properties": {
+            "id": {"type": "string"},
+            "parameters": _PARAMETERS,
+            "inputs": {"type": "array", "items": _TENSOR},
+            "outputs": {
+                "type": "array",
+                "items": {
+                    "type": "object",
+                    "required": ["name"],
+                    "properties": {"name": {"type": "string"}, "parameters": _PARAMETERS},
+                },
+            },
+        },
+    },
+    "PredictRequest": {
+        "type": "object",
+        "properties": {"signature_name": {"type": "string"}, "instances": {"type": "array"}, "inputs": {}},
+    },
+    "IndexRequest": {"type": "object", "properties": {"ready": {"type": "boolean"}}},
+}
+_BINARY = {"schema": {"type": "string", "format": "binary"}}
+
+
+def _json(name: str) -> dict[str, Any]:
+    return {"application/json": {"schema": {"$ref": f"#/components/schemas/{name}"}}}
+
+
+_UPLOAD = {
+    "multipart/form-data": {
+        "schema": {"type": "object", "properties": {"image": {"type": "string", "format": "binary"}}}
+    }
+}
+# By the end of the path: what a POST to it carries, and whether it must.
+_BODIES: dict[str, tuple[dict[str, Any], bool]] = {
+    "/infer": (_json("InferRequest") | {"application/octet-stream": _BINARY}, True),
+    "/predict": ({"image/png": _BINARY, "image/jpeg": _BINARY} | _UPLOAD, True),
+    ":predict": (_json("PredictRequest"), True),
+    "/index": (_json("IndexRequest"), False),
+}
+_LENGTH = {
+    "name": "Inference-Header-Content-Length",
+    "in": "header",
+    "required": False,
+    "description": "how many bytes of the body are JSON; the tensors' bytes follow",
+    "schema": {"type": "integer", "minimum": 0},
+}
+
+
+def describe(app: FastAPI) -> None:
+    """Complete the application's OpenAPI document, once, when it is first asked for."""
+
+    def openapi() -> dict[str, Any]:
+        if app.openapi_schema is None:
+            document = get_openapi(title=app.title, version=app.version, description=app.description, routes=app.routes)
+            document.setdefault("components", {})["schemas"] = _SCHEMAS
+            for path, operations in document["paths"].items():
+                for method, operation in operations.items():
+                    operation["responses"].pop("422", None)  # every error is `{"error": …}`, never FastAPI's 422
+                    if method == "post":
+                        _complete(path, operation)
+            app.openapi_schema = document
+        return app.openapi_schema
+
+    app.openapi = openapi  # type: ignore[method-assign]  # FastAPI's documented way to extend the document
+
+
+def _complete(path: str, operation: dict[str, Any]) -> None:
+    for ending, (content, required) in _BODIES.items():
+        if path.endswith(ending):
+            operation["requestBody"] = {"content": content, "required": required}
+    if path.endswith("/infer"):
+        operation.setdefault("parameters", []).append(_LENGTH)
+        operation["responses"]["200"]["content"] = {"application/json": {}, "application/octet-stream": _BINARY}

@@ -1,0 +1,163 @@
+"""Several processes on one port: their counts add up, their models agree, and one's death is nobody else's."""
+
+import os
+import signal
+import socket
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import httpx2
+import pytest
+
+from tests.service import bundles
+from tests.service.process import Process, fresh
+from tests.service.test_infer import INFER, binary_body
+from tests.service.test_load import metric
+from tests.service.test_process import run
+
+Start = Callable[..., Process]
+
+
+def children(process: Process) -> list[int]:
+    pid = process.process.pid
+    return [int(p) for p in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def wait_until(condition: Callable[[], bool], what: str) -> None:
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < deadline, what
+        time.sleep(0.05)
+
+
+@pytest.fixture
+def pair(repository: Path, start_server: Start) -> Process:
+    server = start_server(repository, workers=2, runners=1, admin_keys="k").wait_ready()
+    wait_until(lambda: metric(server.url, "foldserve_workers") == 2, "two workers alive")
+    return server
+
+
+def test_counts_add_up(pair: Process) -> None:
+    body, headers = binary_body(bundles.pictures(2))
+    for _ in range(60):  # a connection each, so that both workers get some
+        assert fresh.post(pair.url + INFER, content=body, headers=headers).status_code == 200
+    for _ in range(10):
+        assert metric(pair.url, "nv_inference_request_success", version="2") == 60
+        assert metric(pair.url, "nv_inference_count", version="2") == 120
+        stats = fresh.get(pair.url + "/v2/models/tiny/versions/2/stats").json()["model_stats"][0]
+        assert stats["inference_stats"]["success"]["count"] == 60
+    pair.signal()
+    assert pair.wait() == 0, pair.log
+
+
+def test_all_workers_follow_the_operator(pair: Process) -> None:
+    admin = {"Authorization": "Bearer k"}
+    for action, status in (("unload", 404), ("load", 200), ("unload", 404), ("load", 200)):
+        assert fresh.post(f"{pair.url}/v2/repository/models/tiny/{action}", headers=admin).status_code == 200
+        assert {fresh.get(pair.url + "/v2/models/tiny").status_code for _ in range(30)} == {status}
+    fresh.post(f"{pair.url}/v2/repository/models/tiny/unload", headers=admin)
+    victim = children(pair)[0]
+    os.kill(victim, signal.SIGKILL)
+    wait_until(lambda: victim not in children(pair) and len(children(pair)) == 2, "a new worker")
+    wait_until(lambda: pair.log.count("cores,") == 3, "a third start")
+    time.sleep(0.5)
+    assert {fresh.get(pair.url + "/v2/models/tiny").status_code for _ in range(30)} == {404}
+
+
+def test_a_killed_worker_is_replaced_and_only_its_own_requests_suffer(pair: Process) -> None:
+    body, headers = binary_body(bundles.pictures(1))
+    stop = threading.Event()
+    answered: list[int] = []
+    broken: list[str] = []
+
+    def load() -> None:
+        while not stop.is_set():
+            with httpx2.Client(verify=False, base_url=pair.url) as client:
+                try:
+                    while not stop.is_set():
+                        answered.append(client.post(INFER, content=body, headers=headers).status_code)
+                except httpx2.TransportError as error:
+                    broken.append(type(error).__name__)
+
+    threads = [threading.Thread(target=load) for _ in range(6)]
+    for thread in threads:
+        thread.start()
+    kills = 4
+    for _ in range(kills):
+        before = len(answered)
+        victim = children(pair)[0]
+        os.kill(victim, signal.SIGKILL)
+        wait_until(lambda v=victim: v not in children(pair) and len(children(pair)) == 2, "a replacement")  # type: ignore[misc]
+        wait_until(lambda n=before: len(answered) > n + 50, "answers")  # type: ignore[misc]
+    stop.set()
+    for thread in threads:
+        thread.join()
+    assert set(answered) == {200}
+    # One request on each connection at the most
+    assert len(broken) <= kills * len(threads), (broken, pair.log)
+    assert pair.log.count("replacing it") == kills
+    wait_until(lambda: metric(pair.url, "foldserve_workers") == 2, "two workers again")
+    assert metric(pair.url, "nv_inference_request_success", version="2") >= len(answered)
+    pair.signal()
+    assert pair.wait() == 0, pair.log
+
+
+def test_sigterm_under_load_loses_nothing(pair: Process) -> None:
+    body, headers = binary_body(bundles.pictures(1))
+    statuses: list[int] = []
+    lost: list[Exception] = []
+
+    def load() -> None:
+        with httpx2.Client(verify=False, base_url=pair.url) as client:
+            while True:
+                try:
+                    statuses.append(client.post(INFER, content=body, headers=headers).status_code)
+                except httpx2.ConnectError:
+                    return
+                except Exception as error:
+                    lost.append(error)
+                    return
+
+    threads = [threading.Thread(target=load) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    wait_until(lambda: len(statuses) > 50, "load")
+    pair.signal()
+    for thread in threads:
+        thread.join(60)
+    assert pair.wait() == 0, pair.log
+    assert lost == []
+    assert set(statuses) == {200}
+
+
+def test_one_worker_that_is_told_to_end_does_not_take_the_port_with_it(pair: Process) -> None:
+    os.kill(children(pair)[0], signal.SIGTERM)
+    wait_until(lambda: "replacing it" in pair.log, "a replacement")
+    for _ in range(20):
+        assert fresh.get(pair.url + "/v2/health/live").status_code == 200
+
+
+def test_workers_end_when_the_supervisor_is_killed(pair: Process) -> None:
+    workers = children(pair)
+    pair.signal(signal.SIGKILL)
+    pair.process.wait()
+    wait_until(lambda: not any(is_running(worker) for worker in workers), "the workers' end")
+    host, port = pair.url.removeprefix("http://").split(":")
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection((host, int(port)))
+
+
+def is_running(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def test_a_start_that_fails_ends_the_supervisor_too(tmp_path: Path) -> None:
+    done = run("--models", str(tmp_path), "--port", "0", "--workers", "2")
+    assert done.returncode == 3
+    assert "nothing to serve" in done.stderr
+    assert "Traceback" not in done.stderr
