@@ -22,7 +22,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("url", help="of the server, such as http://127.0.0.1:8000")
     parser.add_argument("--model", help="which model to ask (default: the first that the server lists)")
     parser.add_argument("--mutations", type=int, default=1000, help="broken binary requests to send (default: 1000)")
-    parser.add_argument("--cases", type=int, default=1000, help="requests made by schemathesis (default: 1000)")
+    parser.add_argument("--cases", type=int, default=1000, help="requests made by schemathesis (default: 1000; 0: none)")
     parser.add_argument(
         "--openapi",
         action="append",
@@ -33,7 +33,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--header", action="append", default=[], metavar="NAME:VALUE", help="sent with every request")
     parser.add_argument("--json", action="store_true", help="print JSON instead of the table")
     options = parser.parse_args(arguments)
-    headers = dict(header.split(":", 1) for header in options.header)
+    if any(":" not in header for header in options.header):
+        parser.error("--header wants NAME:VALUE")
+    headers = {name: value.strip() for name, _, value in (header.partition(":") for header in options.header)}
     try:
         target = Target.find(options.url, options.model, headers)
     except TargetError as error:
@@ -47,7 +49,7 @@ def main(arguments: list[str] | None = None) -> int:
         *kserve_client.CHECKS,
         *validation.CHECKS,
         mutations.check(options.mutations),
-        *(openapi.check(source, options.cases) for source in options.openapi or ["/openapi.json"]),
+        *(openapi.check(source, options.cases) for source in options.openapi or ["/openapi.json"] if options.cases),
     )
     outcomes = [perform(check, target) for check in checks]
     print(as_json(target, outcomes) if options.json else f"{as_table(outcomes)}\n\n{summary(outcomes)}")
