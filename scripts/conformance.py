@@ -22,7 +22,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("url", help="of the server, such as http://127.0.0.1:8000")
     parser.add_argument("--model", help="which model to ask (default: the first that the server lists)")
     parser.add_argument("--mutations", type=int, default=1000, help="broken binary requests to send (default: 1000)")
-    parser.add_argument("--cases", type=int, default=1000, help="requests made by schemathesis (default: 1000; 0: none)")
+    parser.add_argument(
+        "--cases", type=int, default=1000, help="requests made by schemathesis (default: 1000; 0: none)"
+    )
     parser.add_argument(
         "--openapi",
         action="append",
@@ -31,6 +33,7 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.add_argument("--seed", type=int, default=0, help="of the inputs and of what is broken")
     parser.add_argument("--header", action="append", default=[], metavar="NAME:VALUE", help="sent with every request")
+    parser.add_argument("--only", nargs="+", metavar="GROUP", help="only these groups, such as: surface refusal")
     parser.add_argument("--json", action="store_true", help="print JSON instead of the table")
     options = parser.parse_args(arguments)
     if any(":" not in header for header in options.header):
@@ -51,7 +54,10 @@ def main(arguments: list[str] | None = None) -> int:
         mutations.check(options.mutations),
         *(openapi.check(source, options.cases) for source in options.openapi or ["/openapi.json"] if options.cases),
     )
-    outcomes = [perform(check, target) for check in checks]
+    groups = list(dict.fromkeys(check.group for check in checks))
+    if unknown := set(options.only or ()) - set(groups):
+        parser.error(f"no group {', '.join(sorted(unknown))}; there are {', '.join(groups)}")
+    outcomes = [perform(check, target) for check in checks if check.group in (options.only or groups)]
     print(as_json(target, outcomes) if options.json else f"{as_table(outcomes)}\n\n{summary(outcomes)}")
     return 1 if any(outcome.result == "fail" for outcome in outcomes) else 0
 
