@@ -74,7 +74,7 @@ def test_a_killed_worker_is_replaced_and_only_its_own_requests_suffer(pair: Proc
 
     def load() -> None:
         while not stop.is_set():
-            with httpx2.Client(verify=False, base_url=pair.url) as client:
+            with httpx2.Client(verify=False, base_url=pair.url, timeout=60) as client:
                 try:
                     while not stop.is_set():
                         answered.append(client.post(INFER, content=body, headers=headers).status_code)
@@ -85,7 +85,9 @@ def test_a_killed_worker_is_replaced_and_only_its_own_requests_suffer(pair: Proc
     for thread in threads:
         thread.start()
     kills = 4
-    for _ in range(kills):
+    for kill in range(kills):
+        # Both serve: otherwise the next kill would take the last one, and everybody would wait for a start.
+        wait_until(lambda n=kill: pair.log.count("serving tiny version 2") == 2 + n, "two workers")  # type: ignore[misc]
         before = len(answered)
         victim = children(pair)[0]
         os.kill(victim, signal.SIGKILL)
