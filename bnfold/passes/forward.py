@@ -23,21 +23,13 @@ Cost = tuple[int, float]
 
 
 @dataclass(frozen=True)
-class Move:
-    """One reader of a tensor that lacks an affine: what happens there, and further on."""
-
-    use: Use
-    step: Step
-    onward: tuple[Plan, ...]
-
-
-@dataclass(frozen=True)
 class Plan:
     """The cheapest exact way to deal with an affine that a tensor lacks: place it here, or move on."""
 
     affine: Affine
     cost: Cost
-    moves: tuple[Move, ...] | None
+    moves: tuple[tuple[Use, str], ...] | None
+    """The readers that it moves on through, and by which rule; None if it is placed here."""
     reason: str
     """Why it does not go further than it does; empty if it does not have to stay."""
 
@@ -58,14 +50,14 @@ def plan(carrier: ir.Value, readers: Sequence[Use], final: bool, affine: Affine,
         return Plan(affine, here, None, "")
     if final:
         return Plan(affine, here, None, "its output is an output of the graph")
-    moves: list[Move] = []
+    moves: list[tuple[Use, str]] = []
     cost, reason = (0, 0.0), ""
     for use in readers:
         known = pending(use.node)
         if known is not None:
             merged = residual(carrier, known.affine.compose(affine))
             before = residual(carrier, known.affine)
-            moves.append(Move(use, Step(f"composed with {_names(known)}"), ()))
+            moves.append((use, f"composed with {_names(known)}"))
             cost = (cost[0] + max(merged[0] - before[0], 0), cost[1] + max(merged[1] - before[1], 0.0))
             continue
         outcome = forward(use.node, use.index, affine, ctx)
@@ -74,7 +66,7 @@ def plan(carrier: ir.Value, readers: Sequence[Use], final: bool, affine: Affine,
         onward = tuple(
             plan(value, uses(value), value.is_graph_output(), lacking, ctx) for value, lacking in outcome.onward
         )
-        moves.append(Move(use, outcome, onward))
+        moves.append((use, outcome.rule))
         cost = (cost[0] + sum(p.cost[0] for p in onward), cost[1] + sum(p.cost[1] for p in onward))
         reason = reason or next((p.reason for p in onward if p.reason), "")
     if cost < here:
@@ -87,28 +79,36 @@ def _names(known: Pending) -> str:
 
 
 def take_forward(best: Plan, carrier: ir.Value, origins: tuple[Record, ...], ctx: Context) -> None:
-    """Carries a plan out: the readers of `carrier` then do with it as it is."""
-    ledger = ctx.ledger
+    """Carries a plan out: the readers of `carrier` then do with it as it is.
+
+    Ways that part may meet again at one operator, so every step is worked out afresh when its turn comes: the weights
+    and the readers may have changed since the plan was made. Each step is exact by itself.
+    """
     if best.moves is None:
         _place(best, carrier, origins, ctx)
         return
-    for move in best.moves:
-        node = move.use.node
-        node.replace_input_with(move.use.index, carrier)
+    ledger = ctx.ledger
+    for use, rule in best.moves:
+        node = use.node
         known = pending(node)
         if known is not None:
-            ledger.moved(origins, move.step.rule)
+            node.replace_input_with(use.index, carrier)
+            ledger.moved(origins, rule)
             known.absorb(best.affine, origins)
             continue
-        if move.step.edit is not None:
-            move.step.edit()
-        if move.step.absorbs:
-            ledger.absorbed(origins, node, move.step.rule)
+        step = forward(node, use.index, best.affine, ctx)
+        assert isinstance(step, Step), step
+        node.replace_input_with(use.index, carrier)
+        if step.edit is not None:
+            step.edit()
+        if step.absorbs:
+            ledger.absorbed(origins, node, step.rule)
         else:
-            ledger.moved(origins, move.step.rule)
-        for (value, lacking), onward in zip(move.step.onward, move.onward, strict=True):
+            ledger.moved(origins, step.rule)
+        for value, lacking in step.onward:
             ledger.rescaled(value, lacking)
-            take_forward(onward, value, origins, ctx)
+            further = plan(value, uses(value), value.is_graph_output(), lacking, ctx)
+            take_forward(further, value, origins, ctx)
 
 
 def _place(best: Plan, carrier: ir.Value, origins: tuple[Record, ...], ctx: Context) -> None:

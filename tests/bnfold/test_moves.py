@@ -90,6 +90,25 @@ def test_forward_rule_4_what_stays_sinks_behind_the_pool_as_one_operator() -> No
     assert operators(folded(graph).model) == ["Conv", "Relu", "MaxPool", "BatchNormalization", "Conv"]
 
 
+def test_ways_that_part_and_meet_again_fold_once_each() -> None:
+    """Found by a random graph: both ways lead into the same weights, which must take in both."""
+    graph = net(
+        f"""c = Conv(x, w, z)  s = Sigmoid(c)  n = {BN.format("s")}  p = Mul(n, q)  e = Concat<axis=1>(p, s)
+            f = Concat<axis=1>(e, n)  y = Conv<group=12>(f, d)""",
+        sign="mixed",
+        q=bias(4).reshape(4, 1, 1),
+        d=weights(12, 1, 1, 1),
+    )
+    assert operators(folded(graph).model) == ["Conv", "Sigmoid", "Concat", "Concat", "Conv"]
+    pools = net(
+        f"""c = Conv(x, w, z)  s = Sigmoid(c)  n = {BN.format("s")}  p = MaxPool<kernel_shape=[2,2]>(n)
+            q = AveragePool<kernel_shape=[2,2]>(n)  e = Concat<axis=1>(p, q)  f = Sub(p, q)
+            h = Concat<axis=1>(e, f)  y = Conv(h, o)""",
+        o=weights(5, 12, 2, 2),
+    )
+    assert residuals(folded(pools).model) <= 1
+
+
 POOLED = f"""c = Conv(x, w, z)  r = {{act}}(c)  n = {BN.format("r")}
     p = MaxPool<kernel_shape=[2,2], strides=[2,2]>(n)  y = Conv(p, k, l)"""
 
