@@ -37,10 +37,13 @@ def proxy(url: str, spoil: Spoil) -> Iterator[str]:
 
     class Handler(BaseHTTPRequestHandler):
         def pass_on(self) -> None:
-            length = self.headers.get("Content-Length")
-            body = self.rfile.read(int(length)) if length and int(length) < 2**30 else None
-            kept = {k: v for k, v in self.headers.items() if k.lower() not in ("host", "content-length", "connection")}
-            request = urllib.request.Request(url + self.path, body, kept, method=self.command)
+            length = int(self.headers.get("Content-Length", "0"))
+            body = self.rfile.read(length) if length < 2**30 else b""
+            while self.headers.get("Transfer-Encoding") and (size := int(self.rfile.readline(), 16)):
+                body += self.rfile.read(size + 2)[:-2]
+            own = ("host", "content-length", "connection", "transfer-encoding")
+            kept = {k: v for k, v in self.headers.items() if k.lower() not in own}
+            request = urllib.request.Request(url + self.path, body or None, kept, method=self.command)
             try:
                 answer: Any = urllib.request.urlopen(request, timeout=20)
             except urllib.error.HTTPError as error:
