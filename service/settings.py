@@ -26,7 +26,7 @@ class Settings(BaseSettings):
     host: str = Field("127.0.0.1", description="address to listen on; 0.0.0.0 for all interfaces")
     port: int = Field(8000, ge=0, le=65535, description="port to listen on; 0 takes a free one and logs it")
 
-    models: Path = Field(Path("models"), description="the model repository: a folder of <name>/<version>/ folders")
+    models: Path = Field(Path("models"), description="the model repository: a folder of `<name>/<version>/` folders")
     versions: str = Field(
         "all",
         pattern=r"^(all|latest|latest:[1-9][0-9]*|[1-9][0-9]*(,[1-9][0-9]*)*)$",
@@ -73,6 +73,7 @@ class Settings(BaseSettings):
     shutdown_timeout: float = Field(30.0, ge=0, description="seconds that accepted requests then have to finish")
 
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="least severe line to log")
+    access_log: bool = Field(False, description="one line for each request: id, route, model, version, status, time")
     log_format: Literal["text", "json"] = Field("text", description="lines for people, or one JSON object a line")
 
     @field_validator("api_keys", "admin_keys", mode="before")

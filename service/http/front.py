@@ -8,6 +8,7 @@ from service.dataplane import DataPlane
 from service.errors import ServiceError
 from service.http.body import Message, Receive, too_large
 from service.http.infer import CLOSE, Scope, Send, error_answer, infer, match, send_answer
+from service.logs import AccessLog
 from service.metrics.http import HttpStatistics
 from service.security import check_access
 
@@ -21,6 +22,7 @@ class Front:
     def __init__(self, app: App, plane: DataPlane) -> None:
         self._app, self._plane = app, plane
         self._statistics = HttpStatistics(plane.ledger)
+        self._access = AccessLog() if plane.settings.access_log else None
         self._keys = (*plane.settings.api_keys, *plane.settings.admin_keys) if plane.settings.api_keys else ()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -38,7 +40,10 @@ class Front:
                 return
         if scope["method"] == "POST" and (target := match(scope["path"])) is not None:
             status = await infer(self._plane, target, scope, receive, send)
-            self._statistics.observe("POST", INFER_ROUTE, status, time.perf_counter() - start)
+            took = time.perf_counter() - start
+            self._statistics.observe("POST", INFER_ROUTE, status, took)
+            if self._access is not None:
+                self._access.write(scope, INFER_ROUTE, target, status, took)
             return
         status = 500
 
@@ -54,7 +59,11 @@ class Front:
             await self._app(scope, bounded(receive, self._plane.settings.max_body_bytes), watched)
         finally:
             route = getattr(scope.get("route"), "path", None) or "unmatched"
-            self._statistics.observe(scope["method"], route, status, time.perf_counter() - start)
+            took = time.perf_counter() - start
+            self._statistics.observe(scope["method"], route, status, took)
+            if self._access is not None:
+                named = scope.get("path_params", {})
+                self._access.write(scope, route, (named.get("model") or "", named.get("version")), status, took)
 
 
 def bounded(receive: Receive, limit: int) -> Receive:

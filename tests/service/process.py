@@ -13,7 +13,7 @@ from typing import Any
 import httpx2
 
 ROOT = Path(__file__).parents[2]
-LISTENING = re.compile(r"listening on (http://\S+)")
+LISTENING = re.compile(r'listening on (http://[^\s"]+)')
 
 
 # A connection for each request, and no certificates to load for each client.
