@@ -13,23 +13,6 @@ from scripts.evaluation.runtime import session
 Array = NDArray[np.float32]
 
 
-def pictures(shape: tuple[int, ...], low: float, high: float, seed: int = 1) -> Array:
-    """Six inputs [6, *shape]: noise, faint noise, energy at the border alone, a checkerboard, all lowest, all highest.
-
-    Args:
-        shape: height, width, channels.
-        low: smallest value.
-        high: largest value.
-        seed: of the noise.
-    """
-    rng = np.random.default_rng(seed)
-    noise = rng.uniform(low, high, (3, *shape))
-    noise[1] = (low + high) / 2 + 0.1 * (noise[1] - (low + high) / 2)
-    noise[2, 1:-1, 1:-1] = max(low, 0)
-    board = np.where(np.indices(shape).sum(axis=0) % 2, low, high)
-    return np.stack([*noise, board, np.full(shape, low), np.full(shape, high)]).astype(np.float32)
-
-
 def truth(build: Callable[[], keras.Model], model: keras.Model, batch: Array) -> NDArray[np.float64]:
     """A network's output, computed by Keras in float64; neither the converter nor ONNX has a part in it.
 

@@ -6,16 +6,15 @@ import keras
 import numpy as np
 from numpy.typing import NDArray
 
-BATCH = 16
 NEGATIVE = 0.1
 
 
 def randomise(model: keras.Model, seed: int = 0, negative: float = NEGATIVE, low: float = -3, high: float = 3) -> None:
     """Give a network new weights.
 
-    Kernels are drawn at unit gain and biases are not zero. Moving statistics are those of a random batch at this very
-    place of the network, then disturbed, so that activations stay at unit scale down to the last layer and yet no
-    layer normalises perfectly.
+    Kernels are drawn at unit gain and biases are not zero. Moving statistics are those of `pictures` at this very place
+    of the network, then disturbed, so that activations stay at unit scale down to the last layer and yet no layer
+    normalises perfectly.
 
     Args:
         model: is changed.
@@ -40,12 +39,31 @@ def randomise(model: keras.Model, seed: int = 0, negative: float = NEGATIVE, low
     momenta = [norm.momentum for norm in norms]
     for norm in norms:
         norm.momentum = 0.0
-    model(rng.uniform(low, high, (BATCH, *model.inputs[0].shape[1:])).astype(np.float32), training=True)
+    shape = model.inputs[0].shape[1:]
+    model(np.concatenate([pictures(shape, low, high, seed) for seed in (1, 2, 3)]), training=True)
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum
         variance = np.maximum(np.asarray(norm.moving_variance), 1e-2)
         norm.moving_mean.assign(np.asarray(norm.moving_mean) + rng.normal(0, 0.2, variance.shape) * np.sqrt(variance))
         norm.moving_variance.assign(variance * rng.uniform(0.7, 1.4, variance.shape))
+
+
+def pictures(shape: tuple[int, ...], low: float, high: float, seed: int = 1) -> NDArray[np.float32]:
+    """Six inputs [6, *shape]: noise, faint noise, energy at the border alone, a checkerboard, all lowest, all highest.
+
+    Args:
+        shape: channels last.
+        low: smallest value.
+        high: largest value.
+        seed: of the noise.
+    """
+    rng = np.random.default_rng(seed)
+    noise = rng.uniform(low, high, (3, *shape))
+    noise[1] = (low + high) / 2 + 0.1 * (noise[1] - (low + high) / 2)
+    inner = (slice(1, -1),) * (len(shape) - 1)  # Of every axis but the channels.
+    noise[(2, *inner)] = max(low, 0)
+    board = np.where(np.indices(shape).sum(axis=0) % 2, low, high)
+    return np.stack([*noise, board, np.full(shape, low), np.full(shape, high)]).astype(np.float32)
 
 
 def _gamma(shape: tuple[int, ...], rng: np.random.Generator, negative: float) -> Any:
