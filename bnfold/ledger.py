@@ -14,6 +14,8 @@ from bnfold.graph import dims
 from bnfold.report import Entry, Tap
 
 MAX_TAP_CHANNELS = 65536
+DROWNED = 1e4
+"""Of |shift / scale|: beyond it float32 keeps less than three digits of what was scaled, so it cannot be seen."""
 
 
 @dataclass(eq=False)
@@ -88,7 +90,8 @@ class Ledger:
             if record.watch.value is value:
                 watch = record.watch
                 with np.errstate(divide="ignore", invalid="ignore"):
-                    inverse = np.where(affine.scale == 0, np.nan, 1.0 / affine.scale)
+                    drowned = np.abs(affine.shift) >= DROWNED * np.abs(affine.scale)
+                    inverse = np.where(drowned & (affine.shift != 0) | (affine.scale == 0), np.nan, 1 / affine.scale)
                     watch.shift = watch.shift - watch.scale * inverse * affine.shift
                     watch.scale = watch.scale * inverse
 

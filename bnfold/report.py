@@ -19,7 +19,7 @@ class Tap:
     axis: int
     """The tensor's channel axis."""
     scale: tuple[float | None, ...]
-    """One entry per channel; None where the folded weights of a channel are zero, so it cannot be seen."""
+    """One entry per channel; None where a channel's folded weights are zero or next to it, so it cannot be seen."""
     shift: tuple[float | None, ...]
 
 
