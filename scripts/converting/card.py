@@ -73,7 +73,7 @@ def _certificate(manifest: Manifest) -> str:
         ("largest difference from Keras' `predict`", f"{manifest.keras_parity:.2g}"),
         ("same class", f"{proof.argmax_agreement:.4%}"),
         ("smallest margin of the two largest probabilities", f"{proof.smallest_margin:.2g}"),
-        ("largest |mean|/σ of a layer", f"{proof.conditioning:.3g}"),
+        ("largest distance of a mean from 0, in σ", f"{proof.conditioning:.3g}"),
         ("sha256 of the reference graph", f"`{proof.reference_sha256[:16]}…`"),
         ("sha256 of the folded graph", f"`{proof.folded_sha256[:16]}…`"),
     ]
