@@ -8,7 +8,7 @@ from typing import Any
 from fastapi import FastAPI
 
 from service.dataplane import VERSION, DataPlane
-from service.http import errors, openapi, predict, routes, tfserving, triton
+from service.http import docs, errors, openapi, predict, routes, tfserving, triton
 from service.http.front import Front
 from service.settings import Settings
 
@@ -53,11 +53,14 @@ def create_app(settings: Settings | None = None, plane: DataPlane | None = None)
         description="Serves networks whose batch normalisation was folded exactly into their weights.",
         lifespan=lifespan,
         redirect_slashes=False,
+        docs_url=None,  # it would load its scripts from elsewhere
+        redoc_url=None,
     )
     app.state.plane = data_plane
     app.front = Front(app.framework, data_plane)
     errors.install(app)
     for module in (triton, routes, predict, tfserving):  # triton first: its `/v2/models/stats` is nobody's name
         app.include_router(module.router, responses=openapi.ERRORS)
+    app.include_router(docs.router)
     openapi.describe(app)
     return app

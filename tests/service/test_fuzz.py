@@ -85,6 +85,14 @@ def test_garbage_bodies(client: TestClient, path: str) -> None:
                 assert list(answer.json()) == ["error"]
 
 
+def test_odd_heads(client: TestClient) -> None:
+    for path in ("/docs", "/v2", "/predict", "/v2/models/%00", "/v2/models/" + "x" * 5000, "//", "/v2//models", "/%ff"):
+        for headers in ({"Host": "[::bad"}, {"Host": "a" * 900}, {"Content-Type": ";;="}, {"Accept-Encoding": ",;q="}):
+            answer = client.get(path, headers=headers)
+            assert answer.status_code < 500, (path, headers)
+            assert len(answer.content) < 400 or answer.status_code == 200
+
+
 def test_decompression_is_bounded(client: TestClient) -> None:
     bomb = zlib.compress(b"\0" * (80 * 2**20), 9)
     assert len(bomb) < 100_000

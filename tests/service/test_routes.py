@@ -1,4 +1,5 @@
 import math
+import re
 import struct
 import subprocess
 import sys
@@ -132,7 +133,12 @@ def test_metrics_know_routes_not_paths(client: TestClient) -> None:
 def test_openapi_and_docs(client: TestClient) -> None:
     paths = client.get("/openapi.json").json()["paths"]
     assert {"/v2", "/v2/models/{model}/infer", "/predict", "/metrics"} <= set(paths)
-    assert client.get("/docs").status_code == 200
+    page = client.get("/docs")
+    assert page.status_code == 200
+    assert all(f"<code>{path}</code>" in page.text for path in paths)
+    # Nothing comes from elsewhere, and nothing may.
+    assert re.findall(r"(?:src|href)=\"?([^\s>\"]+)", page.text) == ["openapi.json"]
+    assert "default-src 'none'" in page.headers["content-security-policy"]
 
 
 def test_the_server_imports_nothing_heavy() -> None:
