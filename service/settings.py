@@ -54,6 +54,9 @@ class Settings(BaseSettings):
     )
     max_queue: int = Field(512, ge=1, description="most requests that wait for one model; the next gets 503 at once")
 
+    max_queue_delay: float = Field(
+        0.0, ge=0, le=1, description="seconds that a request may wait for others to run with; 0 runs what is there"
+    )
     queue_timeout: float = Field(
         0.0, ge=0, description="seconds that a request without a timeout of its own may wait for a runner; 0 for ever"
     )

@@ -21,6 +21,7 @@ from service.protocol.tensors import Array
 
 log = logging.getLogger(__name__)
 
+POLL = 0.0002  # seconds between looks at a run that fills up
 Run = Callable[[list[Array]], list[Array]]
 
 
@@ -79,18 +80,39 @@ class Lane:
         merge: whether requests may share a run.
         max_queue: most jobs that wait.
         observe: called in the event loop with each finished batch.
+        delay: seconds that the first request of a run may wait for others.
     """
 
     def __init__(
-        self, run: Run, run_batch: int, merge: bool, max_queue: int, observe: Callable[[Batch], None] | None = None
+        self,
+        run: Run,
+        *,
+        run_batch: int,
+        merge: bool,
+        max_queue: int,
+        observe: Callable[[Batch], None] | None = None,
+        delay: float = 0.0,
     ) -> None:
         self.run = run
         self.run_batch = run_batch
         self.merge = merge and run_batch > 0
         self.max_queue = max_queue
         self.observe = observe
+        self.delay = int(delay * 1e9) if self.merge else 0
         self.jobs: deque[Job] = deque()
         self.unfinished = 0
+
+    def wait_to_fill(self) -> None:
+        """Let a run fill up, but no longer than the first request may wait; called by runners."""
+        while True:
+            try:
+                left = self.jobs[0].arrived + self.delay - time.perf_counter_ns()
+                rows = sum(job.rows for job in list(self.jobs))
+            except IndexError:  # another runner took them
+                return
+            if left <= 0 or rows >= self.run_batch:
+                return
+            time.sleep(min(left / 1e9, POLL))
 
     def take(self) -> tuple[list[Job], int]:
         """The jobs of the next run, and how many nobody waits for any more; called by runners, without a lock."""
@@ -165,6 +187,8 @@ class Scheduler:
     def _work(self) -> None:
         while (token := self._tokens.get()) is not None:
             lane, loop = token
+            if lane.delay:
+                lane.wait_to_fill()
             jobs, dropped = lane.take()
             outcome: Batch | Exception | None = None
             if jobs:

@@ -1,70 +1,96 @@
-"""For people: a picture in, a name out."""
+"""For people: pictures in, names out."""
 
-from typing import Any
+from typing import Annotated, Any
 
 import anyio.to_thread
 import numpy as np
-from fastapi import APIRouter, Request, Response
+from fastapi import APIRouter, Query, Request, Response
 from starlette.datastructures import UploadFile
+from starlette.formparsers import MultiPartException, MultiPartParser
 
-from service.errors import BadRequestError, ServiceError
+from service.errors import BadRequestError
 from service.http.routes import json_response, plane_of
-from service.images import Polarity, decode, image_layout
+from service.images import Layout, Polarity, decode, image_layout
 from service.model import Model
 from service.protocol.request import InferRequest
 from service.protocol.tensors import Array
 
 router = APIRouter(tags=["pictures"])
 
+MOST_FILES = 64
+
+
+class _InMemory(MultiPartParser):
+    """Keeps files in memory: bodies are bounded anyway, and there may be no disk to write to."""
+
+    spool_max_size = 2**62
+
 
 @router.post("/predict")
 @router.post("/v2/models/{model}/predict")
 @router.post("/v2/models/{model}/versions/{version}/predict")
 async def predict(
-    request: Request, model: str | None = None, version: str | None = None, polarity: Polarity = "auto"
+    request: Request,
+    model: str | None = None,
+    version: str | None = None,
+    polarity: Polarity = "auto",
+    top: Annotated[int, Query(ge=0, le=1000, description="how many classes to list, the most probable first")] = 0,
 ) -> Response:
-    """Classify a picture: PNG, JPEG, WebP or BMP, as the body or as a multipart file."""
+    """Classify pictures: one as the body (PNG, JPEG, WebP or BMP), or one or several as multipart files."""
     plane = plane_of(request)
     found = plane.repository.get(model, version) if model else plane.repository.default()
     layout = image_layout(found.signature)
-    data = await _picture(request)
+    pictures = await _pictures(request)
     limit = plane.settings.max_image_pixels
-    array, inverted = await anyio.to_thread.run_sync(decode, data, layout, limit, polarity)
-    scores = await plane.evaluate(found, InferRequest(None, [array], 1, []))
-    return json_response(_answer(found, scores[0][0], inverted))
+    arrays, inverted = await anyio.to_thread.run_sync(_decode, pictures, layout, limit, polarity)
+    outputs = await plane.evaluate(found, InferRequest(None, [arrays], len(arrays), []))
+    rows = [_row(found, scores, flag, top) for scores, flag in zip(outputs[0], inverted, strict=True)]
+    about: dict[str, Any] = {"model_name": found.name, "model_version": str(found.version)}
+    if found.labels:
+        about["labels"] = found.labels
+    if found.digest:
+        about["bundle_sha256"] = found.digest
+    return json_response(about | (rows[0] if len(rows) == 1 else {"predictions": rows}))
 
 
-async def _picture(request: Request) -> bytes:
+async def _pictures(request: Request) -> list[bytes]:
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind != "multipart/form-data":
-        return await request.body()
+        return [await request.body()]
+    parser = _InMemory(request.headers, request.stream(), max_files=MOST_FILES, max_fields=8)
     try:
-        async with request.form(max_files=1, max_fields=8) as form:
-            for value in form.values():
-                if isinstance(value, UploadFile):
-                    return await value.read()
-    except ServiceError:
-        raise
-    except Exception:
-        raise BadRequestError("the multipart body cannot be read, or has more than one file") from None
-    raise BadRequestError(
-        "the multipart body has no file; send the picture as a file field, e.g. curl -F image=@picture.png"
-    )
+        form = await parser.parse()
+    except (MultiPartException, KeyError, ValueError):  # broken, without a boundary, or more than that
+        raise BadRequestError(f"the multipart body cannot be read, or has more than {MOST_FILES} files") from None
+    try:
+        files = [await value.read() for _, value in form.multi_items() if isinstance(value, UploadFile)]
+    finally:
+        await form.close()
+    if not files:
+        message = "the multipart body has no file; send pictures as file fields, e.g. curl -F image=@picture.png"
+        raise BadRequestError(message)
+    return files
 
 
-def _answer(model: Model, scores: Array, inverted: bool) -> dict[str, Any]:
-    best = int(np.argmax(scores))
-    answer: dict[str, Any] = {
-        "model_name": model.name,
-        "model_version": str(model.version),
-        "class": best,
-        "label": model.labels[best] if best < len(model.labels) else str(best),
+def _decode(pictures: list[bytes], layout: Layout, limit: int, polarity: Polarity) -> tuple[Array, list[bool]]:
+    decoded = [decode(picture, layout, limit, polarity) for picture in pictures]
+    return np.concatenate([array for array, _ in decoded]), [inverted for _, inverted in decoded]
+
+
+def _row(model: Model, scores: Array, inverted: bool, top: int) -> dict[str, Any]:
+    order = np.argsort(-scores, kind="stable")
+    best = order[0]
+    row = {
+        "class": int(best),
+        "label": _label(model, best),
         "probability": scores[best],
-        "probabilities": scores,
+        "probabilities": np.ascontiguousarray(scores),
         "inverted": inverted,
     }
-    if model.labels:
-        answer["labels"] = list(model.labels)
-    if model.digest:
-        answer["bundle_sha256"] = model.digest
-    return answer
+    if top:
+        row["top"] = [{"class": int(i), "label": _label(model, i), "probability": scores[i]} for i in order[:top]]
+    return row
+
+
+def _label(model: Model, index: int) -> str:
+    return model.labels[index] if index < len(model.labels) else str(index)

@@ -52,7 +52,7 @@ async def configuration(request: Request, model: str, version: str | None = None
         "instance_group": [group | ({"gpus": [plane.settings.device_id]} if cuda else {})],
     }
     if found.lane.merge:
-        config["dynamic_batching"] = {"max_queue_delay_microseconds": 0}
+        config["dynamic_batching"] = {"max_queue_delay_microseconds": round(plane.settings.max_queue_delay * 1e6)}
     return json_response(config)
 
 

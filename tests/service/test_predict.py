@@ -38,6 +38,36 @@ def test_multipart(client: TestClient, images: Array, expected: Array) -> None:
     check(client.post("/v2/models/tiny/predict", files=files), expected[0])
 
 
+def test_several_pictures(client: TestClient, images: Array, expected: Array) -> None:
+    body = client.post("/predict", files=[("image", (f"{i}.png", png(image))) for i, image in enumerate(images)]).json()
+    assert (body["model_name"], body["model_version"], len(body["predictions"])) == ("tiny", "2", 5)
+    for row, want in zip(body["predictions"], expected, strict=True):
+        np.testing.assert_allclose(row["probabilities"], want, atol=1e-6)
+        assert (row["class"], row["label"]) == (want.argmax(), bundles.LABELS[want.argmax()])
+
+
+def test_the_most_probable_classes(client: TestClient, images: Array, expected: Array) -> None:
+    body = client.post("/predict?top=3", content=png(images[0])).json()
+    best = np.argsort(-expected[0])[:3]
+    assert [row["class"] for row in body["top"]] == best.tolist()
+    assert [row["label"] for row in body["top"]] == [bundles.LABELS[i] for i in best]
+    np.testing.assert_allclose([row["probability"] for row in body["top"]], expected[0][best], atol=1e-6)
+    assert client.post("/predict?top=-1", content=png(images[0])).status_code == 400
+
+
+def test_more_files_than_are_taken(client: TestClient, images: Array) -> None:
+    answer = client.post("/predict", files=[("image", ("a.png", png(images[0])))] * 65)
+    assert answer.status_code == 400
+    assert "more than 64 files" in answer.json()["error"]
+
+
+def test_a_large_upload_stays_in_memory(client: TestClient, images: Array) -> None:
+    padded = png(images[0]) + b"\0" * (3 * 2**20)  # over what the parser would write to a disk
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("tempfile.TemporaryFile", None)
+        assert client.post("/predict", files={"image": ("a.png", padded)}).status_code == 200
+
+
 def test_a_version_by_name(client: TestClient, images: Array) -> None:
     answer = client.post("/v2/models/tiny/versions/1/predict", content=png(images[0])).json()
     assert answer["model_version"] == "1"

@@ -171,6 +171,23 @@ def test_a_run_that_fails_fails_its_own_requests_only() -> None:
     run(test)
 
 
+def test_a_delay_lets_a_run_fill_and_no_longer() -> None:
+    async def test() -> None:
+        gate = Gate()
+        lane = Lane(gate, run_batch=4, merge=True, max_queue=10, delay=30.0)
+        async with scheduler() as s:
+            jobs = [s.submit(lane, rows(i), 1) for i in range(3)]
+            await asyncio.sleep(0.05)
+            assert not any(job.future.done() for job in jobs)
+            jobs.append(s.submit(lane, rows(3), 1))  # full: nobody waits for the half minute
+            await asyncio.gather(*(job.future for job in jobs))
+            lane.delay = 1_000_000
+            await s.submit(lane, rows(4), 1).future  # alone: it runs when the delay is over
+        assert [len(r) for r in gate.runs] == [4, 1]
+
+    run(test)
+
+
 def test_closing_finishes_what_is_queued() -> None:
     async def test() -> None:
         gate = Gate(closed=True)
