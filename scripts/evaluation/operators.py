@@ -5,6 +5,7 @@ from typing import NamedTuple
 import onnx
 
 AFFINES = ("Mul", "Add", "Sub", "Div")
+WEIGHTS = ("Conv", "FusedConv", "ConvTranspose", "Gemm", "MatMul")
 CLAMPS = ("Relu", "Max", "Min", "Clip", "LeakyRelu")
 
 
@@ -15,6 +16,8 @@ class Count(NamedTuple):
     """BatchNormalization, arithmetic with a constant, and the depthwise 1x1 convolutions that are made of them."""
     clamps: int
     """ReLUs and what may stand for one: a maximum or minimum, or an activation fused into another operator."""
+    layers: int = 0
+    """Convolutions and matrix products: one that is computed twice to take an affine in is no gain."""
 
     def beyond(self, twin: "Count") -> int:
         """Operators that are there only because of batch normalisation.
@@ -22,21 +25,23 @@ class Count(NamedTuple):
         Args:
             twin: what the same tool leaves of the same network built without batch normalisation.
         """
-        return max(0, self.affines - twin.affines) + max(0, self.clamps - twin.clamps)
+        return sum(max(0, mine - its) for mine, its in zip(self, twin, strict=True))
 
 
 def count(model: onnx.ModelProto) -> Count:
     """Counts the main graph, without what is computed from constants alone."""
     shapes = {tensor.name: tuple(tensor.dims) for tensor in model.graph.initializer}
-    affines = clamps = 0
+    affines = clamps = layers = 0
     for node in model.graph.node:
         given = [name for name in node.input if name]
         if all(name in shapes for name in given):  # Runs once, when the graph is loaded.
             shapes |= dict.fromkeys(node.output, ())
             continue
-        affines += _is_affine(node, shapes)
+        affine = _is_affine(node, shapes)
+        affines += affine
+        layers += node.op_type in WEIGHTS and not affine
         clamps += node.op_type in CLAMPS or any(a.name == "activation" and bool(a.s) for a in node.attribute)
-    return Count(affines, clamps)
+    return Count(affines, clamps, layers)
 
 
 def _is_affine(node: onnx.NodeProto, shapes: dict[str, tuple[int, ...]]) -> bool:

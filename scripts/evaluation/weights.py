@@ -60,8 +60,8 @@ def pictures(shape: tuple[int, ...], low: float, high: float, seed: int = 1) -> 
     rng = np.random.default_rng(seed)
     noise = rng.uniform(low, high, (3, *shape))
     noise[1] = (low + high) / 2 + 0.1 * (noise[1] - (low + high) / 2)
-    inner = (slice(1, -1),) * (len(shape) - 1)  # Of every axis but the channels.
-    noise[(2, *inner)] = max(low, 0)
+    inner = [slice(1, -1)] * (len(shape) - 1)  # Of every axis but the channels.
+    noise[2][tuple(inner)] = max(low, 0)
     board = np.where(np.indices(shape).sum(axis=0) % 2, low, high)
     return np.stack([*noise, board, np.full(shape, low), np.full(shape, high)]).astype(np.float32)
 

@@ -34,7 +34,7 @@ def graph(body, outputs="float[N,2,4,4] y"):
         ("y = Add(x, x)", Count(0, 0)),
         ("s = Mul(a, b) y = Mul(x, s)", Count(1, 0)),
         ("y = Conv<group=2>(x, depthwise)", Count(1, 0)),
-        ("y = Conv(x, dense)", Count(0, 0)),
+        ("y = Conv(x, dense)", Count(0, 0, 1)),
         ("s = Relu(x) y = Max(s, a)", Count(0, 2)),
     ],
 )
@@ -42,10 +42,11 @@ def test_counts_what_batch_normalisation_may_have_brought(body, expected):
     assert count(graph(body)) == expected
 
 
-def test_a_clamp_in_place_of_a_relu_is_free_and_one_beside_it_is_not():
-    twin = Count(0, 1)
+def test_a_clamp_in_place_of_a_relu_is_free_and_one_beside_it_or_a_second_convolution_is_not():
+    twin = Count(0, 1, 3)
+    left = (Count(0, 1, 3), Count(0, 2, 3), Count(2, 1, 3), Count(0, 1, 4), Count(0, 0, 3))
 
-    assert [Count(0, 1).beyond(twin), Count(0, 2).beyond(twin), Count(2, 1).beyond(twin)] == [0, 1, 2]
+    assert [count.beyond(twin) for count in left] == [0, 1, 2, 1, 0]
 
 
 @pytest.fixture(scope="module")
@@ -81,7 +82,7 @@ def test_the_weights_make_every_layer_count(reference):
     scales = [np.asarray(output).std() for output in hidden(pictures((28, 28, 1), 0, 255, seed=2))]
 
     assert 0.2 < np.mean(gammas < 0) < 0.4
-    assert all(0.3 < scale < 3 for scale in scales), scales
+    assert all(0.3 < scale < 6 for scale in scales), scales
 
 
 @pytest.mark.slow
