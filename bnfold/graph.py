@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +11,7 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 EXACT = "exact"
-"""Where a rounded initializer keeps its float64 values, so that a chain of folds rounds once."""
+"""Where a rounded initializer keeps the function that gives its float64 values: so a chain of folds rounds once."""
 
 FLOATS = frozenset({ir.DataType.FLOAT16, ir.DataType.BFLOAT16, ir.DataType.FLOAT, ir.DataType.DOUBLE})
 
@@ -29,11 +30,23 @@ def constant(value: ir.Value | None) -> npt.NDArray[Any] | None:
 
 def float_constant(value: ir.Value | None) -> npt.NDArray[np.float64] | None:
     """The array of a constant floating-point initializer in float64, else None."""
-    array = constant(value)
-    if array is None or value is None or value.const_value is None or value.const_value.dtype not in FLOATS:
+    if value is None or constant_shape(value) is None:
         return None
-    exact = value.meta.get(EXACT)
-    return np.asarray(array if exact is None else exact, np.float64)
+    return exact(value)()
+
+
+def constant_shape(value: ir.Value | None) -> tuple[int, ...] | None:
+    """The shape of a constant floating-point initializer, else None; its values are not touched."""
+    if value is None or not value.is_initializer() or value.is_graph_input() or value.const_value is None:
+        return None
+    return tuple(value.const_value.shape.numpy()) if value.const_value.dtype in FLOATS else None
+
+
+def exact(value: ir.Value) -> Callable[[], npt.NDArray[np.float64]]:
+    """The function that gives an initializer's values in float64, as they are now."""
+    kept, tensor = value.meta.get(EXACT), value.const_value
+    assert tensor is not None
+    return kept if kept is not None else lambda: np.asarray(tensor.numpy(), np.float64)
 
 
 def ints(value: ir.Value | None) -> tuple[int, ...] | None:
@@ -103,19 +116,42 @@ class Names:
 
 def add_constant(graph: ir.Graph, names: Names, base: str, array: npt.NDArray[Any], dtype: ir.DataType) -> ir.Value:
     """Registers a new initializer, rounded once to `dtype`."""
-    value = ir.Value(name=names.fresh(base), type=ir.TensorType(dtype))
-    set_constant(value, array, dtype)
+    with np.errstate(over="ignore", under="ignore"):
+        rounded = np.ascontiguousarray(array).astype(dtype.numpy())
+    value = ir.Value(name=names.fresh(base), type=ir.TensorType(dtype), shape=ir.Shape(array.shape))
+    value.const_value = ir.tensor(rounded, dtype=dtype, name=value.name)
+    if array.dtype == np.float64:
+        value.meta[EXACT] = lambda: array
     graph.register_initializer(value)
     return value
 
 
-def set_constant(value: ir.Value, array: npt.NDArray[Any], dtype: ir.DataType) -> None:
-    """Gives an initializer that `add_constant` made another array."""
-    with np.errstate(over="ignore", under="ignore"):
-        tensor = ir.tensor(np.ascontiguousarray(array).astype(dtype.numpy()), dtype=dtype, name=value.name)
-    value.const_value, value.shape = tensor, ir.Shape(array.shape)
-    if array.dtype == np.float64:
-        value.meta[EXACT] = array
+def add_lazy_constant(
+    graph: ir.Graph,
+    name: str,
+    values: Callable[[], npt.NDArray[np.float64]],
+    shape: tuple[int, ...],
+    dtype: ir.DataType,
+) -> ir.Value:
+    """Registers a new initializer that is worked out when it is read and not kept: weights can be large."""
+    value = ir.Value(name=name, type=ir.TensorType(dtype))
+    set_lazy_constant(value, values, shape, dtype)
+    graph.register_initializer(value)
+    return value
+
+
+def set_lazy_constant(
+    value: ir.Value, values: Callable[[], npt.NDArray[np.float64]], shape: tuple[int, ...], dtype: ir.DataType
+) -> None:
+    """Gives an initializer that `add_lazy_constant` made other values."""
+
+    def rounded() -> ir.TensorProtocol:
+        with np.errstate(over="ignore", under="ignore"):
+            return ir.tensor(np.ascontiguousarray(values()).astype(dtype.numpy()), dtype=dtype, name=value.name)
+
+    value.shape = ir.Shape(shape)
+    value.const_value = ir.LazyTensor(rounded, dtype, ir.Shape(shape), name=value.name)
+    value.meta[EXACT] = values
 
 
 def take_over(old: ir.Value, new: ir.Value, names: Names) -> None:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import onnx
 import onnx_ir as ir
-from onnx_ir.passes.common import RemoveUnusedNodesPass
+from onnx_ir.passes.common import CheckerPass, RemoveUnusedNodesPass
 
 from bnfold.context import Context
 from bnfold.errors import InputError
@@ -56,8 +56,7 @@ def fold(model: onnx.ModelProto, *, target: str = "ort-cpu") -> Folded:
     """
     if target not in TARGETS:
         raise InputError(f"target {target!r} is not known: choose one of {', '.join(TARGETS)}")
-    _check(model)
-    graph = ir.from_proto(model)
+    graph = _checked(model)
     declared = {value.name: (value.shape, value.type) for value in graph.graph.outputs}
     described = {info.name for info in model.graph.value_info}
     ctx = Context(TARGETS[target], Names(graph))
@@ -92,16 +91,19 @@ def pipeline(ctx: Context) -> ir.passes.Sequential:
     )
 
 
-def _check(model: onnx.ModelProto) -> None:
+def _checked(model: onnx.ModelProto) -> ir.Model:
     opset = max((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), default=0)
     if opset < OLDEST_OPSET:
         raise InputError(
             f"the model uses opset {opset}; {OLDEST_OPSET} or newer is needed (onnx.version_converter raises it)"
         )
     try:
-        onnx.checker.check_model(model)
-    except onnx.checker.ValidationError as error:
-        raise InputError(f"not a valid ONNX model: {str(error).splitlines()[0]}") from error
+        graph = ir.from_proto(model)
+        CheckerPass()(graph)  # without copying the weights, as onnx.checker would
+    except Exception as error:
+        cause = error.__cause__ or error
+        raise InputError(f"not a valid ONNX model: {str(cause).splitlines()[0]}") from error
+    return graph
 
 
 def _values(model: ir.Model) -> list[ir.Value]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from bnfold.graph import add_constant, dims, float_constant, ints, is_op, sole_use
+from bnfold.graph import add_lazy_constant, constant_shape, dims, exact, ints, is_op, sole_use
 from bnfold.passes.base import FoldPass
 from bnfold.rules.base import label
 
@@ -41,16 +41,21 @@ class PermuteDense(FoldPass):
         if order[0] != 0 or rows[1] != width or reader is None or not is_op(reader.node, "Gemm") or reader.index != 0:
             return False
         gemm = reader.node
-        weight, value = float_constant(gemm.inputs[1]), gemm.inputs[1]
-        data_transposed = gemm.attributes.get_int("transA", 0)
-        if weight is None or value is None or value.dtype is None or data_transposed:
+        value = gemm.inputs[1]
+        shape, data_transposed = constant_shape(value), gemm.attributes.get_int("transA", 0)
+        if shape is None or value is None or value.dtype is None or data_transposed:
             return False
         # Column j of the transposed row holds element places[j] of the untransposed one.
         places = np.arange(width).reshape([size or 1 for size in source[1:]])
         places = places.transpose([axis - 1 for axis in order[1:]]).reshape(-1)
         back = np.argsort(places)
-        permuted = weight[:, back] if gemm.attributes.get_int("transB", 0) else weight[back]
-        gemm.replace_input_with(1, add_constant(graph, self._ctx.names, f"{value.name}_rows", permuted, value.dtype))
+        before = exact(value)
+        transposed = bool(gemm.attributes.get_int("transB", 0))
+        name = self._ctx.names.fresh(f"{value.name}_rows")
+        permuted = add_lazy_constant(
+            graph, name, lambda: before()[:, back] if transposed else before()[back], shape, value.dtype
+        )
+        gemm.replace_input_with(1, permuted)
         use.node.replace_input_with(0, transpose.inputs[0])
         self._ctx.ledger.notes.append(f"{label(transpose)} went into the rows of {label(gemm)}")
         graph.remove(transpose, safe=True)

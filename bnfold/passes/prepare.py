@@ -12,7 +12,17 @@ from onnx_ir.passes.common import (
 )
 
 from bnfold.context import Context
-from bnfold.graph import add_constant, constant, dims, float_constant, is_float, is_op, sole_use, take_over
+from bnfold.graph import (
+    add_constant,
+    constant,
+    constant_shape,
+    dims,
+    float_constant,
+    is_float,
+    is_op,
+    sole_use,
+    take_over,
+)
 from bnfold.passes.base import FoldPass
 
 
@@ -99,11 +109,11 @@ class MatMulToGemm(FoldPass):
         for node in tuple(graph):
             if not is_op(node, "MatMul") or not is_float(node.inputs[0]):
                 continue
-            weight, shape = float_constant(node.inputs[1]), dims(node.inputs[0])
-            if weight is None or weight.ndim != 2 or shape is None or len(shape) != 2:
+            weight, shape = constant_shape(node.inputs[1]), dims(node.inputs[0])
+            if weight is None or len(weight) != 2 or shape is None or len(shape) != 2:
                 continue
             modified = True
-            add, bias = _bias_add(node, weight.shape[1])
+            add, bias = _bias_add(node, weight[1])
             last = node if add is None else add
             gemm = ir.node("Gemm", [*node.inputs, bias] if bias is not None else list(node.inputs), name=node.name)
             result = gemm.outputs[0]

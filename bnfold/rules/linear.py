@@ -6,6 +6,7 @@ initializers, so that weights shared with another operator stay as they are for 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ import onnx_ir as ir
 
 from bnfold.affine import Affine, Array
 from bnfold.context import Context
-from bnfold.graph import EXACT, add_constant, dims, float_constant, set_constant
+from bnfold.graph import EXACT, add_lazy_constant, constant_shape, dims, exact, float_constant, set_lazy_constant
 from bnfold.rules.base import Outcome, Refusal, Step, label
 
 NOT_CONSTANT = "its weights are not constant"
@@ -35,18 +36,34 @@ def _bias(node: ir.Node) -> Array | Refusal | None:
 
 def write(node: ir.Node, ctx: Context, index: int, array: npt.NDArray[Any]) -> None:
     """Gives an operator new weights (index 1) or a new bias (index 2), rounded once to the weights' type."""
+    rewrite(node, ctx, index, lambda: array, array.shape)
+
+
+def rewrite(node: ir.Node, ctx: Context, index: int, values: Callable[[], Array], shape: tuple[int, ...]) -> None:
+    """The same with values that are worked out when they are read."""
     weight = node.inputs[1]
     assert weight is not None
     assert weight.dtype is not None
     assert isinstance(node.graph, ir.Graph)
     old = _operand(node, index)
     if old is not None and EXACT in old.meta and len(old.uses()) == 1:  # written by an earlier fold, for this node
-        set_constant(old, array, weight.dtype)
+        set_lazy_constant(old, values, shape, weight.dtype)
         return
     base = f"{old.name}_folded" if old is not None else f"{node.name}_bias"
     if len(node.inputs) <= index:
         node.resize_inputs(index + 1)
-    node.replace_input_with(index, add_constant(node.graph, ctx.names, base, array, weight.dtype))
+    new = add_lazy_constant(node.graph, ctx.names.fresh(base), values, shape, weight.dtype)
+    node.replace_input_with(index, new)
+
+
+def scale_weights(node: ir.Node, ctx: Context, factor: Array) -> None:
+    """Multiplies the weights by something that broadcasts to their shape."""
+    weight = node.inputs[1]
+    shape = constant_shape(weight)
+    assert weight is not None
+    assert shape is not None
+    before = exact(weight)
+    rewrite(node, ctx, 1, lambda: before() * factor, shape)
 
 
 def has_padding(node: ir.Node) -> bool:
@@ -69,24 +86,24 @@ def conv_forward(node: ir.Node, index: int, affine: Affine, ctx: Context) -> Out
     """
     if index != 0:
         return Refusal("it reads the tensor as weights")
-    weight, bias = float_constant(node.inputs[1]), _bias(node)
-    if weight is None or isinstance(bias, Refusal):
+    shape, bias = constant_shape(node.inputs[1]), _bias(node)
+    if shape is None or isinstance(bias, Refusal):
         return Refusal(NOT_CONSTANT)
     group = node.attributes.get_int("group", 1)
-    vectors = affine.vectors(1, weight.shape[1] * group)
+    vectors = affine.vectors(1, shape[1] * group)
     if vectors is None:
         return Refusal(OTHER_AXIS)
     if affine.shifts and has_padding(node):
         return Refusal("a shift does not pass the zero padding of a convolution")
-    scale, shift = (np.repeat(v.reshape(group, -1), weight.shape[0] // group, axis=0) for v in vectors)
-    spatial = (1,) * (weight.ndim - 2)
-    new_weight = weight * scale.reshape(*scale.shape, *spatial)
-    added = (weight.sum(axis=tuple(range(2, weight.ndim))) * shift).sum(axis=1)
+    scale, shift = (np.repeat(v.reshape(group, -1), shape[0] // group, axis=0) for v in vectors)
 
     def edit() -> None:
-        write(node, ctx, 1, new_weight)
         if affine.shifts:
+            weight = float_constant(node.inputs[1])
+            assert weight is not None
+            added = (weight.sum(axis=tuple(range(2, weight.ndim))) * shift).sum(axis=1)
             write(node, ctx, 2, added if bias is None else bias + added)
+        scale_weights(node, ctx, scale.reshape(*scale.shape, *(1,) * (len(shape) - 2)))
 
     return Step(f"forward into {label(node)}", edit=edit, absorbs=True)
 
@@ -97,17 +114,17 @@ def conv_backward(node: ir.Node, affine: Affine, ctx: Context) -> Outcome:
     1. Weights and bias are constant.
     2. The map varies along the channel axis alone.
     """
-    weight, bias = float_constant(node.inputs[1]), _bias(node)
-    if weight is None or isinstance(bias, Refusal):
+    shape, bias = constant_shape(node.inputs[1]), _bias(node)
+    if shape is None or isinstance(bias, Refusal):
         return Refusal(NOT_CONSTANT)
-    vectors = affine.vectors(1, weight.shape[0])
+    vectors = affine.vectors(1, shape[0])
     if vectors is None:
         return Refusal(OTHER_AXIS)
     scale, shift = vectors
     new_bias = shift if bias is None else scale * bias + shift
 
     def edit() -> None:
-        write(node, ctx, 1, weight * scale.reshape(-1, *(1,) * (weight.ndim - 1)))
+        scale_weights(node, ctx, scale.reshape(-1, *(1,) * (len(shape) - 1)))
         if bias is not None or affine.shifts:
             write(node, ctx, 2, new_bias)
 
@@ -124,16 +141,16 @@ def deconv_forward(node: ir.Node, index: int, affine: Affine, ctx: Context) -> O
     """
     if index != 0:
         return Refusal("it reads the tensor as weights")
-    weight = float_constant(node.inputs[1])
-    if weight is None:
+    shape = constant_shape(node.inputs[1])
+    if shape is None:
         return Refusal(NOT_CONSTANT)
-    vectors = affine.vectors(1, weight.shape[0])
+    vectors = affine.vectors(1, shape[0])
     if vectors is None:
         return Refusal(OTHER_AXIS)
     if affine.shifts:
         return Refusal("a shift through a transposed convolution depends on the place in the output")
-    new_weight = weight * vectors[0].reshape(-1, *(1,) * (weight.ndim - 1))
-    return Step(f"forward into {label(node)}", edit=lambda: write(node, ctx, 1, new_weight), absorbs=True)
+    rows = vectors[0].reshape(-1, *(1,) * (len(shape) - 1))
+    return Step(f"forward into {label(node)}", edit=lambda: scale_weights(node, ctx, rows), absorbs=True)
 
 
 def deconv_backward(node: ir.Node, affine: Affine, ctx: Context) -> Outcome:
@@ -142,43 +159,44 @@ def deconv_backward(node: ir.Node, affine: Affine, ctx: Context) -> Outcome:
     1. Weights and bias are constant.
     2. The map varies along the channel axis alone.
     """
-    weight, bias = float_constant(node.inputs[1]), _bias(node)
-    if weight is None or isinstance(bias, Refusal):
+    shape, bias = constant_shape(node.inputs[1]), _bias(node)
+    if shape is None or isinstance(bias, Refusal):
         return Refusal(NOT_CONSTANT)
     group = node.attributes.get_int("group", 1)
-    vectors = affine.vectors(1, weight.shape[1] * group)
+    vectors = affine.vectors(1, shape[1] * group)
     if vectors is None:
         return Refusal(OTHER_AXIS)
     scale, shift = vectors
-    rows = np.repeat(scale.reshape(group, -1), weight.shape[0] // group, axis=0)
+    rows = np.repeat(scale.reshape(group, -1), shape[0] // group, axis=0)
     new_bias = shift if bias is None else scale * bias + shift
 
     def edit() -> None:
-        write(node, ctx, 1, weight * rows.reshape(*rows.shape, *(1,) * (weight.ndim - 2)))
+        scale_weights(node, ctx, rows.reshape(*rows.shape, *(1,) * (len(shape) - 2)))
         if bias is not None or affine.shifts:
             write(node, ctx, 2, new_bias)
 
     return Step(f"backward into {label(node)}", edit=edit, absorbs=True)
 
 
-def _gemm(node: ir.Node) -> tuple[Array, Array] | Refusal:
-    """Weights as [K, N] with alpha, and bias as [N] with beta, or why not."""
+def _gemm(node: ir.Node) -> tuple[int, int, Array] | Refusal:
+    """Rows K, columns N, and the bias as [N] with beta; or why not."""
     if node.attributes.get_int("transA", 0):
         return Refusal("Gemm transposes its data")
-    weight, bias = float_constant(node.inputs[1]), _bias(node)
-    if weight is None or isinstance(bias, Refusal):
+    shape, bias = constant_shape(node.inputs[1]), _bias(node)
+    if shape is None or isinstance(bias, Refusal):
         return Refusal(NOT_CONSTANT)
-    weight = node.attributes.get_float("alpha", 1.0) * (weight.T if node.attributes.get_int("transB", 0) else weight)
-    width = weight.shape[1]
+    rows, columns = reversed(shape) if node.attributes.get_int("transB", 0) else shape
     if bias is None:
-        return weight, np.zeros(width)
+        return rows, columns, np.zeros(columns)
     if any(size != 1 for size in bias.shape[:-1]):
         return Refusal("the bias of Gemm varies along the batch")
-    return weight, node.attributes.get_float("beta", 1.0) * np.broadcast_to(bias.reshape(-1), (width,))
+    return rows, columns, node.attributes.get_float("beta", 1.0) * np.broadcast_to(bias.reshape(-1), (columns,))
 
 
-def _write_gemm(node: ir.Node, ctx: Context, weight: Array, bias: Array) -> None:
-    write(node, ctx, 1, weight.T if node.attributes.get_int("transB", 0) else weight)
+def _write_gemm(node: ir.Node, ctx: Context, factor: Array, bias: Array) -> None:
+    """Multiplies the weights, as [K, N], by a factor and by alpha."""
+    alpha = node.attributes.get_float("alpha", 1.0)
+    scale_weights(node, ctx, alpha * (factor.T if node.attributes.get_int("transB", 0) else factor))
     if bias.any() or _operand(node, 2) is not None:
         write(node, ctx, 2, bias)
     for attribute in ("alpha", "beta"):
@@ -197,16 +215,22 @@ def gemm_forward(node: ir.Node, index: int, affine: Affine, ctx: Context) -> Out
     operands = _gemm(node)
     if isinstance(operands, Refusal):
         return operands
-    weight, bias = operands
-    vectors = affine.vectors(1, weight.shape[0])
+    rows, _, bias = operands
+    vectors = affine.vectors(1, rows)
     if vectors is None:
         return Refusal(OTHER_AXIS)
     scale, shift = vectors
-    return Step(
-        f"forward into {label(node)}",
-        edit=lambda: _write_gemm(node, ctx, scale[:, None] * weight, bias + shift @ weight),
-        absorbs=True,
-    )
+
+    def edit() -> None:
+        added = bias
+        if affine.shifts:
+            weight = float_constant(node.inputs[1])
+            assert weight is not None
+            matrix = weight.T if node.attributes.get_int("transB", 0) else weight
+            added = bias + node.attributes.get_float("alpha", 1.0) * (shift @ matrix)
+        _write_gemm(node, ctx, scale[:, None], added)
+
+    return Step(f"forward into {label(node)}", edit=edit, absorbs=True)
 
 
 def gemm_backward(node: ir.Node, affine: Affine, ctx: Context) -> Outcome:
@@ -218,14 +242,14 @@ def gemm_backward(node: ir.Node, affine: Affine, ctx: Context) -> Outcome:
     operands = _gemm(node)
     if isinstance(operands, Refusal):
         return operands
-    weight, bias = operands
-    vectors = affine.vectors(1, weight.shape[1])
+    _, columns, bias = operands
+    vectors = affine.vectors(1, columns)
     if vectors is None:
         return Refusal(OTHER_AXIS)
     scale, shift = vectors
     return Step(
         f"backward into {label(node)}",
-        edit=lambda: _write_gemm(node, ctx, weight * scale, scale * bias + shift),
+        edit=lambda: _write_gemm(node, ctx, scale[None, :], scale * bias + shift),
         absorbs=True,
     )
 
@@ -259,7 +283,7 @@ def matmul_forward(node: ir.Node, index: int, affine: Affine, ctx: Context) -> O
     return Step(
         f"forward into {label(node)}",
         onward=((node.outputs[0], onward),) if onward.shifts else (),
-        edit=lambda: write(node, ctx, 1, scale[:, None] * weight),
+        edit=lambda: scale_weights(node, ctx, scale[:, None]),
         absorbs=True,
     )
 
@@ -282,7 +306,7 @@ def matmul_backward(node: ir.Node, affine: Affine, ctx: Context) -> Outcome:
         return Refusal("MatMul has no bias to take a shift")
     return Step(
         f"backward into {label(node)}",
-        edit=lambda: write(node, ctx, 1, weight * vectors[0]),
+        edit=lambda: scale_weights(node, ctx, vectors[0]),
         absorbs=True,
         remainder=Affine(np.ones_like(affine.scale), affine.shift) if affine.shifts else None,
     )
