@@ -74,10 +74,9 @@ def _verification_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _fold(chosen: argparse.Namespace) -> None:
-    model = load(chosen.source)
-    folded = fold(model, target=chosen.target)
+    folded = fold(load(chosen.source), target=chosen.target)  # the source is not kept: it may be large
     if chosen.verify:
-        _demand(verify(model, folded.model, _inputs(chosen.inputs), tolerance=chosen.tolerance))
+        _demand(verify(load(chosen.source), folded.model, _inputs(chosen.inputs), tolerance=chosen.tolerance))
     save(folded.model, chosen.result)
     if chosen.report is not None:
         write(chosen.report, folded.report.to_json().encode())

@@ -47,5 +47,13 @@ def write(path: Path, content: bytes) -> None:
 
 
 def save(model: onnx.ModelProto, path: Path) -> None:
-    """Writes a model: the same bytes for the same model."""
-    write(path, model.SerializeToString(deterministic=True))
+    """Writes a model: the same bytes for the same model.
+
+    Raises:
+        InputError: the model is larger than the 2 GB that a protobuf file holds.
+    """
+    try:
+        content = model.SerializeToString(deterministic=True)
+    except Exception as error:  # protobuf's own error class has no types
+        raise InputError(f"{path}: the model is larger than the 2 GB that one file holds") from error
+    write(path, content)
