@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from service.control import Control, Journal
-from service.engine.scheduler import Scheduler
+from service.engine.scheduler import Scheduler, overloaded
 from service.errors import BadRequestError, ServiceError, UnavailableError
 from service.metrics.ledger import Ledger
 from service.model import Model
@@ -164,6 +164,9 @@ class DataPlane:
         Raises:
             ServiceError: with the status to answer.
         """
+        if model.lane.full:  # before the body is parsed: refusing must cost less than answering
+            model.statistics.failure("REJECTED")
+            raise overloaded()
         try:
             request = model.reader.read(body, header_length)
         except BadRequestError:

@@ -102,6 +102,11 @@ class Lane:
         self.jobs: deque[Job] = deque()
         self.unfinished = 0
 
+    @property
+    def full(self) -> bool:
+        """Whether the next request is to be refused."""
+        return len(self.jobs) >= self.max_queue
+
     def wait_to_fill(self) -> None:
         """Let a run fill up, but no longer than the first request may wait; called by runners."""
         while True:
@@ -166,8 +171,8 @@ class Scheduler:
         Raises:
             UnavailableError: the lane is full.
         """
-        if len(lane.jobs) >= lane.max_queue:
-            raise UnavailableError("Exceeds maximum queue size")
+        if lane.full:
+            raise overloaded()
         loop = asyncio.get_running_loop()
         job = Job(arrays, rows, loop.create_future())
         if timeout:
@@ -202,6 +207,11 @@ class Scheduler:
                     loop.call_soon_threadsafe(_deliver, lane, jobs, dropped, outcome)
                 except RuntimeError:  # the loop is closed: nobody waits any more
                     log.debug("%d answers came after the event loop's end", len(jobs))
+
+
+def overloaded() -> UnavailableError:
+    """The error of a request that finds its lane full."""
+    return UnavailableError("Exceeds maximum queue size")
 
 
 def _execute(lane: Lane, jobs: list[Job]) -> Batch:
