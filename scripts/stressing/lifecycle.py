@@ -19,6 +19,7 @@ from scripts.stressing.client import Callers, Ledger, once
 from scripts.stressing.models import Model, other_weights
 
 KEY = "stress-key"
+LOADED = "ready after"  # a worker logs it when it has loaded a model
 
 
 @contextmanager
@@ -138,14 +139,14 @@ def kill_worker(model: Model, times: int, arguments: tuple[str, ...]) -> bool:
             async def during() -> None:
                 for number in range(times):
                     await asyncio.sleep(0.3)
-                    workers = serving(server)
+                    workers, loaded = sorted(serving(server)), server.log.count(LOADED)
                     lost, pending = callers.ledger.lost.total(), callers.ledger.pending
-                    os.kill(random.Random(number).choice(sorted(workers)), signal.SIGKILL)
+                    os.kill(random.Random(number).choice(workers), signal.SIGKILL)
                     start = time.monotonic()
-                    while len(serving(server)) < len(workers) or serving(server) == workers:
+                    while server.log.count(LOADED) == loaded:  # or the next signal would find no other worker alive
                         await asyncio.sleep(0.05)
-                        if time.monotonic() - start > 30:
-                            raise RuntimeError("the worker was not replaced within 30 s")
+                        if time.monotonic() - start > 60:
+                            raise RuntimeError("the worker was not replaced within 60 s")
                     back.append(time.monotonic() - start)
                     await asyncio.sleep(0.7)
                     most.append(callers.ledger.lost.total() - lost)
