@@ -5,7 +5,7 @@
 
 Compared are what Keras itself exports, where batch normalisation is Mul and Add; the project's own export, where it is
 one BatchNormalization node; and that export folded. A machine's speed drifts, ratios repeat: every round runs each
-graph once, and the medians are divided.
+graph once, and the medians of the CPU time are divided.
 """
 
 import argparse

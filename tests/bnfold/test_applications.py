@@ -1,0 +1,63 @@
+"""Networks of keras.applications: what can be folded does not stay; the result is what Keras computes in float64."""
+
+import onnx
+import pytest
+
+import bnfold
+
+SIZE = 32
+# name -> ends of the names of the layers that stay when the target is ONNX Runtime: batch normalisation before the ReLU
+# of a tensor that others read too, where one BatchNormalization is faster than the exact form without it.
+STAY: dict[str, tuple[str, ...]] = {"MobileNetV3Small": (), "ResNet50V2": ("_preact_bn", "post_bn")}
+
+
+def allowed(unfolded: float) -> float:
+    """Of the largest logit: 1e-5, or twice what float32 alone costs a deep network with random weights."""
+    return max(1e-5, 2 * unfolded)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", STAY)
+def test_what_stays_of_a_network_and_how_exact_it_is(name):
+    from scripts.evaluation.exactness import error, truth
+    from scripts.evaluation.graphs import batchnorm_export, keras_export
+    from scripts.evaluation.networks import NETWORKS
+    from scripts.evaluation.weights import pictures, randomise
+
+    network = NETWORKS[name]
+    model = network.build(SIZE)
+    randomise(model, low=network.low, high=network.high)
+    batch = pictures(model.inputs[0].shape[1:], network.low, network.high)
+    expected = truth(lambda: network.build(SIZE), model, batch)
+    nodes = batchnorm_export(model)
+    bound = allowed(error(nodes, batch, expected))
+    layers = {node.name for node in nodes.graph.node if node.op_type == "BatchNormalization"}
+
+    for graph in (nodes, keras_export(model)):
+        folded = bnfold.fold(graph)
+
+        onnx.checker.check_model(folded.model, full_check=True)
+        assert error(folded.model, batch, expected) <= bound
+        if graph is nodes:
+            stayed = {entry.name for entry in folded.report.entries if entry.name in layers and entry.residual}
+            assert stayed == {layer for layer in layers if layer.endswith(STAY[name])}
+
+
+@pytest.mark.slow
+def test_fewest_operators_leave_none_before_the_relu_of_a_pre_activated_network():
+    from scripts.evaluation.exactness import error, truth
+    from scripts.evaluation.graphs import batchnorm_export
+    from scripts.evaluation.networks import NETWORKS
+    from scripts.evaluation.weights import pictures, randomise
+
+    network = NETWORKS["ResNet50V2"]
+    model = network.build(SIZE)
+    randomise(model, negative=0)
+    batch = pictures(model.inputs[0].shape[1:], network.low, network.high)
+    expected = truth(lambda: network.build(SIZE), model, batch)
+    nodes = batchnorm_export(model)
+
+    folded = bnfold.fold(nodes, target="fewest-ops")
+
+    assert folded.report.residual == ()
+    assert error(folded.model, batch, expected) <= allowed(error(nodes, batch, expected))
