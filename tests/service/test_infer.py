@@ -234,6 +234,19 @@ def test_binary_sizes_are_checked(client: TestClient) -> None:
     assert "Expected 784, got 783" in answer.json()["error"]
 
 
+def test_a_header_that_was_seen_before_is_checked_all_the_same(client: TestClient) -> None:
+    many = bundles.pictures(4, seed=11)
+    wanted = bundles.truth(bundles.network(2), many)
+    for image, want in zip(many, wanted, strict=True):  # the same header each time, other bytes behind it
+        body, headers = binary_body(image[None], id="same")
+        answer = client.post(INFER, content=body, headers=headers).json()
+        assert answer["id"] == "same"
+        np.testing.assert_allclose(answer["outputs"][0]["data"], want, atol=1e-6)
+        for changed, message in ((body + b"x", "additional input data"), (body[:-1], "expecting 1 additional bytes")):
+            answer = client.post(INFER, content=changed, headers=headers)
+            assert (answer.status_code, message in answer.json()["error"]) == (400, True)
+
+
 def test_errors_never_repeat_the_payload(client: TestClient) -> None:
     secret = "s3cret" * 2000
     for body in ({"inputs": [json_input(ONE, data=[secret])]}, {"inputs": [json_input(ONE, name=secret)]}, [secret]):
