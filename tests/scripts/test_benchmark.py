@@ -102,7 +102,8 @@ def test_every_answer_is_counted_by_its_status() -> None:
 
     assert set(figures.refused) == {429, 503}
     counted = figures.answered + sum(figures.refused.values())
-    assert len(statuses) - 2 <= counted <= len(statuses)  # what is on its way at the end is not counted
+    # At the end each connection may have one answer that came too late, and one on its way.
+    assert len(statuses) - 4 <= counted <= len(statuses)
     assert figures.broken == 0
     assert 0 < figures.p50 <= figures.p99 <= figures.p999
 
