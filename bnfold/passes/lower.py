@@ -49,9 +49,10 @@ class LowerAffines(FoldPass):
             record.residual.extend([] if bias else written)
 
     def _nodes(self, graph: ir.Graph, node: ir.Node, source: ir.Value, what: Pending) -> list[ir.Node]:
-        affine, base = what.affine, node.name or "affine"
+        base = node.name or "affine"
         if len(what.originals) == 1:
             return [what.originals[0].node(source)]
+        affine = _rounded(what.affine, source)
         shape = dims(source) or ()
         feature_map = len(shape) > 2
         channels = shape[1] if len(shape) > 1 else None
@@ -90,6 +91,16 @@ class LowerAffines(FoldPass):
     def _constant(self, graph: ir.Graph, base: str, source: ir.Value, array: Array) -> ir.Value:
         assert source.dtype is not None
         return add_constant(graph, self._ctx.names, base, array, source.dtype)
+
+
+def _rounded(affine: Affine, source: ir.Value) -> Affine:
+    """The map as it can be written: rounding may take away the last variation along an axis."""
+    assert source.dtype is not None
+    dtype = source.dtype.numpy()
+    with np.errstate(over="ignore", under="ignore"):
+        scale, shift = (array.astype(dtype).astype(np.float64) for array in (affine.scale, affine.shift))
+    finite = np.isfinite(scale).all() and np.isfinite(shift).all()
+    return Affine(scale, shift).compressed() if finite else affine
 
 
 def _short(array: Array) -> Array:

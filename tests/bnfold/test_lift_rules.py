@@ -71,6 +71,11 @@ def test_lift_rule_5_a_constant_along_the_batch_stays() -> None:
     assert operators(folded(graph).model) == ["Conv", "Mul"]
 
 
+def test_lift_rule_5_a_constant_along_the_batch_is_no_affine_of_the_report() -> None:
+    graph = model("(float[4,3] x) => (float[4,3] y) { s = Sigmoid(x)  y = Mul(s, k) }", k=bias(4).reshape(4, 1))
+    assert bnfold.fold(graph).report.entries == ()
+
+
 @pytest.mark.parametrize("node", ["y = Div(c, zero)", "y = Add(c, inf)", "y = Div(one, c)"])
 def test_lift_rule_6_only_finite_affines(node: str) -> None:
     graph = model(

@@ -98,3 +98,15 @@ def test_lower_rules_2_to_4_choose_the_fewest_operators() -> None:
         assert operators(folded(graph).model) == [*expected, "Sigmoid"]
     graph = model(text, s=bias(4).reshape(channel), t=np.zeros(channel))
     assert operators(folded(graph).model) == ["Mul", "Sigmoid"]
+
+
+def test_lower_rule_2_rounding_may_leave_a_map_along_the_channels_alone() -> None:
+    """Found by a random graph: what varies along the rows is lost in float32, so one operator suffices."""
+    graph = model(
+        """(float[N,1,6,6] x) => (float[N,1,6,6] y) {
+            a = Mul(x, k)  c = Add(a, l)  n = BatchNormalization(c, g, b, m, v)  y = Sigmoid(n) }""",
+        k=np.array([0.5]),
+        l=bias(6).reshape(6, 1),
+        **(statistics(1) | {"g": np.array([9e-9])}),
+    )
+    assert operators(folded(graph).model) == ["BatchNormalization", "Sigmoid"]
