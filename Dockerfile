@@ -13,7 +13,7 @@ ARG PIP_INDEX_URL
 ARG PIP_EXTRA_INDEX_URL
 ARG PIP_TRUSTED_HOST
 ARG PIP_CERT
-# requirements/serve-gpu.txt makes an image for NVIDIA GPUs (docker run --gpus all).
+# requirements/serve-gpu.txt makes an image for NVIDIA GPUs (docker run --gpus all --env FOLDSERVE_PROVIDER=cuda).
 ARG REQUIREMENTS=requirements/serve.txt
 WORKDIR /app
 COPY requirements requirements

@@ -54,6 +54,7 @@ export: .venv/.dev ## fold, prove and write a bundle (ARGS="MODEL.keras --name N
 gpu: .venv/.python ## swap the CPU build of the ONNX Runtime in .venv for the GPU one (CUDA 13, cuDNN 9)
 	$(use-gpu)
 	@touch .venv/.gpu .venv/.serve
+	@echo "Now: make serve ARGS='--provider cuda'"
 
 # Dev first: serving then gets the same versions. Only pins that pyproject.toml rules out change, unless upgraded.
 lock: .venv/.dev ## renew requirements/ from pyproject.toml (UPGRADE=--upgrade takes the newest versions)

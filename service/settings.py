@@ -40,7 +40,8 @@ class Settings(BaseSettings):
     )
 
     provider: Literal["auto", "cpu", "cuda"] = Field(
-        "auto", description="where the model runs; `cuda` without a CUDA card is an error, `auto` takes what is there"
+        "cpu",
+        description="where the model runs; `cuda` without a CUDA card is an error, `auto` takes CUDA where it is there",
     )
     device_id: int = Field(0, ge=0, description="which CUDA card")
     threads: int = Field(1, ge=1, description="threads within one run of the model; concurrency comes from `runners`")
