@@ -23,9 +23,9 @@ from pathlib import Path
 from scripts.benchmarking import alone, contest, tables
 from scripts.benchmarking.echo import echo
 from scripts.benchmarking.load import Load, in_own_process
+from scripts.benchmarking.models import Model, prepare
 from scripts.benchmarking.process import ServerError
 from scripts.benchmarking.requests import v2_binary
-from scripts.stressing.models import Model, prepare
 
 SHARES = (0.2, 0.4, 0.6, 0.8, 0.9)
 

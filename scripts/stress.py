@@ -13,9 +13,9 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
+from scripts.benchmarking.models import Model, prepare
 from scripts.benchmarking.process import ServerError
 from scripts.stressing import lifecycle, pressure
-from scripts.stressing.models import Model, prepare
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -5,8 +5,8 @@ import time
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
+from scripts.benchmarking.models import Model, session
 from scripts.benchmarking.requests import pictures
-from scripts.stressing.models import Model, session
 
 
 def rate(file: Path, shape: tuple[int, ...], dtype: str, batch: int, seconds: float) -> float:

@@ -16,8 +16,8 @@ import numpy as np
 
 from scripts.benchmarking import requests
 from scripts.benchmarking.load import Figures, Load, drive
+from scripts.benchmarking.models import Model, session
 from scripts.benchmarking.process import Server, ServerError, machine_cpu, service
-from scripts.stressing.models import Model, session
 
 WORKS = {"json-1": 1, "json-32": 32, "binary-1": 1, "binary-32": 32, "png-1": 1}
 DISTINCT = 64  # pictures, so that nothing is answered from a cache of one

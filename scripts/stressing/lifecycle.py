@@ -13,10 +13,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from scripts.benchmarking.models import Model, other_weights
 from scripts.benchmarking.process import ROOT, Server, service
 from scripts.benchmarking.requests import post, v2_binary
 from scripts.stressing.client import Callers, Ledger, once
-from scripts.stressing.models import Model, other_weights
 
 KEY = "stress-key"
 LOADED = "ready after"  # a worker logs it when it has loaded a model

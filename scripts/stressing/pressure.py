@@ -6,10 +6,10 @@ import json
 from dataclasses import replace
 
 from scripts.benchmarking.load import Figures, Load, in_own_process
+from scripts.benchmarking.models import Model
 from scripts.benchmarking.requests import png, v2_binary, v2_json
 from scripts.stressing.client import once
 from scripts.stressing.lifecycle import running
-from scripts.stressing.models import Model
 
 QUEUE, ROWS = 32, 32  # a short queue of large requests, so that a generator in Python can send ten times too many
 

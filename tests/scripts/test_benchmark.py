@@ -21,9 +21,9 @@ from PIL import Image
 from scripts import benchmark, stress
 from scripts.benchmarking import contest, requests
 from scripts.benchmarking.load import Load, drive
+from scripts.benchmarking.models import other_weights, prepare, session
 from scripts.benchmarking.process import Server, ServerError
 from scripts.stressing.client import Callers
-from scripts.stressing.models import other_weights, prepare, session
 from tests.service import bundles
 
 REQUEST = requests.post("/", b"1234", "text/plain")

@@ -1,4 +1,4 @@
-"""A model repository for the scenarios, made from one bundle or one ONNX file."""
+"""A model repository of its own for what is measured or hurt, made from one bundle or one ONNX file."""
 
 import json
 import shutil
