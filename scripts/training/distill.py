@@ -8,7 +8,7 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
-from scripts.training.augment import augment
+from scripts.training.augment import augment, blend
 from scripts.training.config import TrainConfig
 
 
@@ -17,7 +17,8 @@ class Answers(NamedTuple):
 
     Attributes:
         images: uint8 [copies, n, height, width, 1].
-        targets: float16 [copies, n, 2·classes]: the label as one-hot, then the teacher's probabilities.
+        targets: float16 [copies, n, 2·classes]: the label as one-hot (blended as its picture), then the teacher's
+            probabilities.
     """
 
     images: NDArray[np.uint8]
@@ -33,18 +34,20 @@ def answers(
     copies = min(recipe.copies, config.epochs)
     pictures = np.empty((copies, *images.shape), np.uint8)
     targets = np.empty((copies, len(images), 2 * count), np.float16)
-    targets[:, :, :count] = np.eye(count, dtype=np.float16)[classes]
+    labels = np.eye(count, dtype=np.float32)[classes]
 
     @tf.function  # type: ignore[untyped-decorator]
-    def ask(batch: Any) -> Any:
-        changed = tf.round(augment(tf.cast(batch, tf.float32), config.augmentation))
-        return tf.cast(changed, tf.uint8), teacher(changed, training=False)
+    def ask(batch: Any, label: Any) -> Any:
+        changed, label = blend(augment(tf.cast(batch, tf.float32), config.augmentation), label, recipe.mixup)
+        changed = tf.round(changed)
+        return tf.cast(changed, tf.uint8), tf.concat([label, teacher(changed, training=False)], -1)
 
     for copy in range(copies):
         for start in range(0, len(images), 500):
-            changed, probabilities = ask(images[start : start + 500])
-            pictures[copy, start : start + 500] = changed.numpy()
-            targets[copy, start : start + 500, count:] = probabilities.numpy()
+            rows = slice(start, start + 500)
+            changed, answer = ask(images[rows], labels[rows])
+            pictures[copy, rows] = changed.numpy()
+            targets[copy, rows] = answer.numpy()
     return Answers(pictures, targets)
 
 

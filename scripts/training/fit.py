@@ -11,7 +11,7 @@ import tensorflow as tf
 from numpy.typing import NDArray
 
 from scripts.datasets import Dataset
-from scripts.training.augment import augment
+from scripts.training.augment import augment, blend
 from scripts.training.config import Augmentation, TrainConfig
 from scripts.training.distill import DistillationLoss, LabelledAccuracy, Pool, answers
 from scripts.training.networks import FusedBatchNormalization, reference_network, teacher_network
@@ -124,7 +124,8 @@ def train_teacher(config: TrainConfig, dataset: Dataset, folder: Path) -> keras.
     path = folder / "teacher.keras"
     recipe = config.distillation
     assert recipe is not None
-    teacher = teacher_network(dataset.shape, len(dataset.labels))
+    count = len(dataset.labels)
+    teacher = teacher_network(dataset.shape, count, recipe.precision)
     if path.exists():
         teacher.load_weights(path)
         return teacher
@@ -133,13 +134,15 @@ def train_teacher(config: TrainConfig, dataset: Dataset, folder: Path) -> keras.
     slanted = config.model_copy(update={"optimizer": "adamw", "schedule": "cosine", "average": 0.999})
     teacher.compile(
         optimizer=_optimizer(slanted, recipe.learning_rate, steps * recipe.epochs),
-        loss="sparse_categorical_crossentropy",
+        loss="categorical_crossentropy",
         metrics=["accuracy"],
     )
+    batches = augmented(images, classes, config, recipe.batch_size)
+    batches = batches.map(lambda pictures, labels: blend(pictures, tf.one_hot(labels, count), recipe.mixup))
     teacher.fit(
-        augmented(images, classes, config, recipe.batch_size),
+        batches,
         epochs=recipe.epochs,
-        validation_data=validation,
+        validation_data=validation and (validation[0], np.eye(count, dtype=np.float32)[validation[1]]),
         validation_batch_size=1000,
         callbacks=[
             keras.callbacks.BackupAndRestore(str(folder / "teacher-checkpoint")),
@@ -149,7 +152,7 @@ def train_teacher(config: TrainConfig, dataset: Dataset, folder: Path) -> keras.
         shuffle=False,
         verbose=0,
     )
-    reestimate(teacher, augmented(images, classes, config, 250).take(200))
+    reestimate(teacher, batches.take(400))
     teacher.save(path)
     return teacher
 

@@ -16,7 +16,7 @@ from PIL import Image
 from scripts.datasets import load
 from scripts.train import main
 from scripts.training import fit
-from scripts.training.augment import augment
+from scripts.training.augment import augment, blend
 from scripts.training.config import RECIPES, Augmentation, TrainConfig
 from scripts.training.distill import DistillationLoss
 from scripts.training.networks import reference_network
@@ -104,6 +104,19 @@ def test_distillation_trains_the_plain_network(tmp_path):
     assert [type(layer) for layer in norms] == [keras.layers.BatchNormalization] * 5
     assert [layer.momentum for layer in norms] == [0.99] * 5
     assert 0 <= trained.validation["val_accuracy"] <= 1
+
+
+def test_blending_mixes_the_pictures_and_their_targets_alike():
+    """A picture that is its target, spread out: the blended picture must be the blended target, spread out."""
+    targets = np.eye(200, dtype=np.float32)
+    pictures, mixed = map(np.asarray, blend(targets.reshape(200, 10, 20, 1), targets, 0.5))
+    np.testing.assert_array_equal(pictures.reshape(200, 200), mixed)
+    np.testing.assert_allclose(mixed.sum(1), 1, rtol=1e-6)
+    parts = np.count_nonzero(mixed, axis=1)
+    assert 60 < (parts == 2).sum() < 140
+    assert (parts <= 2).all()
+    assert (mixed[parts == 1].argmax(1) == np.flatnonzero(parts == 1)).all()
+    np.testing.assert_array_equal(blend(targets[:, :, None, None], targets, 0.0)[1], targets)
 
 
 def test_distillation_loss_is_hintons():
