@@ -1,5 +1,6 @@
 """Pictures as people send them, to the array that the model takes."""
 
+import base64
 import io
 from dataclasses import dataclass
 from typing import Literal
@@ -7,6 +8,7 @@ from typing import Literal
 import numpy as np
 from PIL import Image, ImageOps
 
+from service.character import Polarity, frame
 from service.errors import BadRequestError, TooLargeError, UnsupportedMediaError
 from service.protocol.signature import Signature
 from service.protocol.tensors import Array
@@ -14,7 +16,7 @@ from service.protocol.tensors import Array
 # Our own limit is checked before a picture is decoded; Pillow's is global to the process and only warns at first.
 Image.MAX_IMAGE_PIXELS = None
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP")
-Polarity = Literal["auto", "keep", "invert"]
+Framing = Literal["auto", "keep"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,18 +48,22 @@ def image_layout(signature: Signature) -> Layout:
     )
 
 
-def decode(data: bytes, layout: Layout, max_pixels: int, polarity: Polarity = "auto") -> tuple[Array, bool]:
+def decode(
+    data: bytes, layout: Layout, max_pixels: int, polarity: Polarity = "auto", framing: Framing = "auto"
+) -> tuple[Array, bool]:
     """Decode, turn upright, flatten alpha, convert to the model's size and channels.
 
-    A model of one channel expects light strokes on dark ground, as KMNIST has them. With `auto`, a picture whose
-    border is light is taken for dark on light and inverted. A picture of another shape is padded with its ground to
-    the model's proportions, never stretched.
+    A model of one channel expects one light character on dark ground, as KMNIST has them. A picture of the model's own
+    size goes in as it is, only inverted if its border is light. In one of another size the character is looked for
+    (`service.character.frame`). What a model of colours gets, or any model with the framing `keep`, is padded with its
+    ground to the model's proportions, never stretched.
 
     Args:
         data: the file.
         layout: of the model's input.
         max_pixels: width times height above which nothing is decoded.
         polarity: `keep`, `invert` or `auto`.
+        framing: `keep` or `auto`.
 
     Returns:
         The picture, uint8 [1, height, width, channels] or [1, channels, height, width]; and whether it was inverted.
@@ -82,6 +88,9 @@ def decode(data: bytes, layout: Layout, max_pixels: int, polarity: Polarity = "a
     except Exception:
         raise BadRequestError(f"the {opened.format} picture is broken or incomplete") from None
     image = image.convert("L" if layout.channels == 1 else "RGB")
+    if layout.channels == 1 and framing == "auto" and image.size != (layout.width, layout.height):
+        framed, inverted = frame(image, (layout.width, layout.height), polarity)
+        return _tensor(framed, layout), inverted
     ground = _ground(image)
     invert = polarity == "invert" or (polarity == "auto" and layout.channels == 1 and ground[0] > 127)
     if invert:
@@ -90,8 +99,20 @@ def decode(data: bytes, layout: Layout, max_pixels: int, polarity: Polarity = "a
     if image.size != (layout.width, layout.height):
         fill = ground[0] if layout.channels == 1 else ground
         image = ImageOps.pad(image, (layout.width, layout.height), Image.Resampling.BILINEAR, color=fill)
-    array = np.asarray(image, np.uint8).reshape(1, layout.height, layout.width, layout.channels)
-    return (array if layout.channels_last else np.ascontiguousarray(array.transpose(0, 3, 1, 2))), invert
+    return _tensor(np.asarray(image, np.uint8), layout), invert
+
+
+def data_uri(array: Array, layout: Layout) -> str:
+    """One picture as the model takes it, uint8 [height, width, channels] or [channels, height, width], as a PNG."""
+    pixels = np.squeeze(array if layout.channels_last else array.transpose(1, 2, 0))
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "PNG")
+    return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
+
+
+def _tensor(pixels: Array, layout: Layout) -> Array:
+    array = pixels.reshape(1, layout.height, layout.width, layout.channels)
+    return array if layout.channels_last else np.ascontiguousarray(array.transpose(0, 3, 1, 2))
 
 
 def _flatten(image: Image.Image) -> Image.Image:

@@ -8,9 +8,10 @@ from fastapi import APIRouter, Query, Request, Response
 from starlette.datastructures import UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 
+from service.character import Polarity
 from service.errors import BadRequestError
 from service.http.routes import json_response, plane_of
-from service.images import Layout, Polarity, decode, image_layout
+from service.images import Framing, Layout, data_uri, decode, image_layout
 from service.model import Model
 from service.protocol.request import InferRequest
 from service.protocol.tensors import Array
@@ -33,7 +34,10 @@ async def predict(
     request: Request,
     model: str | None = None,
     version: str | None = None,
+    *,
     polarity: Polarity = "auto",
+    framing: Framing = "auto",
+    picture: Annotated[bool, Query(description="whether to add the picture as the model got it, a data URI")] = False,
     top: Annotated[int, Query(ge=0, le=1000, description="how many classes to list, the most probable first")] = 0,
 ) -> Response:
     """Classify pictures: one as the body (PNG, JPEG, WebP or BMP), or one or several as multipart files."""
@@ -42,9 +46,11 @@ async def predict(
     layout = image_layout(found.signature)
     pictures = await _pictures(request)
     limit = plane.settings.max_image_pixels
-    arrays, inverted = await anyio.to_thread.run_sync(_decode, pictures, layout, limit, polarity)
+    arrays, inverted = await anyio.to_thread.run_sync(_decode, pictures, layout, limit, polarity, framing)
     outputs = await plane.evaluate(found, InferRequest(None, [arrays], len(arrays), []))
     rows = [_row(found, scores, flag, top) for scores, flag in zip(outputs[0], inverted, strict=True)]
+    if picture:
+        rows = [row | {"picture": data_uri(array, layout)} for row, array in zip(rows, arrays, strict=True)]
     about: dict[str, Any] = {"model_name": found.name, "model_version": str(found.version)}
     if found.labels:
         about["labels"] = found.labels
@@ -72,8 +78,10 @@ async def _pictures(request: Request) -> list[bytes]:
     return files
 
 
-def _decode(pictures: list[bytes], layout: Layout, limit: int, polarity: Polarity) -> tuple[Array, list[bool]]:
-    decoded = [decode(picture, layout, limit, polarity) for picture in pictures]
+def _decode(
+    pictures: list[bytes], layout: Layout, limit: int, polarity: Polarity, framing: Framing
+) -> tuple[Array, list[bool]]:
+    decoded = [decode(picture, layout, limit, polarity, framing) for picture in pictures]
     return np.concatenate([array for array, _ in decoded]), [inverted for _, inverted in decoded]
 
 

@@ -1,3 +1,4 @@
+import base64
 import io
 from typing import Any
 
@@ -120,7 +121,7 @@ def test_transparent_ground_does_not_swallow_the_ink() -> None:
 def test_other_sizes_keep_their_proportions() -> None:
     wide = np.zeros((20, 60), np.uint8)
     wide[5:15, 25:35] = 255  # a square
-    array = decode(png(wide), GREY, 10_000)[0][0, ..., 0]
+    array = decode(png(wide), GREY, 10_000, framing="keep")[0][0, ..., 0]
     rows, columns = np.flatnonzero(array.max(axis=1) > 127), np.flatnonzero(array.max(axis=0) > 127)
     assert abs(len(rows) - len(columns)) <= 1
     assert array[0].max() == 0
@@ -174,6 +175,20 @@ def test_broken_multipart(client: TestClient, content: bytes, kind: str, message
     answer = client.post("/predict", content=content, headers={"Content-Type": kind})
     assert answer.status_code == 400
     assert message in answer.json()["error"]
+
+
+def test_the_picture_that_the_model_got_is_shown_on_request(client: TestClient, images: Array) -> None:
+    assert "picture" not in client.post("/predict", content=png(images[0])).json()
+
+    one = client.post("/predict?picture=true", content=png(255 - images[0])).json()
+    files = [("image", (f"{i}.png", png(image))) for i, image in enumerate(images[:2])]
+    two = client.post("/predict?picture=true", files=files).json()["predictions"]
+
+    for answer, image in zip([one, *two], [images[0], *images[:2]], strict=True):
+        kind, _, data = answer["picture"].partition(",")
+        assert kind == "data:image/png;base64"
+        shown = np.asarray(Image.open(io.BytesIO(base64.b64decode(data))))
+        np.testing.assert_array_equal(shown, image[..., 0])
 
 
 def test_a_wrong_polarity_lists_the_choices(client: TestClient) -> None:
