@@ -24,10 +24,11 @@ RUN python -m venv --without-pip .venv \
       --require-hashes --only-binary :all: --requirement "${REQUIREMENTS}" \
  && find .venv -type d -name tests -prune -exec rm -rf {} +
 COPY bundle bundle
+COPY drift drift
 COPY service service
 COPY models models
 # Whatever the modes in the checkout: readable by the server's user, writable by nobody but root.
-RUN .venv/bin/python -m compileall -q bundle service && chmod -R u=rwX,go=rX bundle service models
+RUN .venv/bin/python -m compileall -q bundle drift service && chmod -R u=rwX,go=rX bundle drift service models
 
 FROM ${PYTHON_IMAGE}
 ENV PATH=/app/.venv/bin:$PATH \
@@ -40,6 +41,7 @@ WORKDIR /app
 # The same path in both stages: an environment's scripts name their interpreter.
 COPY --from=build /app/.venv .venv
 COPY --from=build /app/bundle bundle
+COPY --from=build /app/drift drift
 COPY --from=build /app/service service
 COPY --from=build /app/models models
 # A number, so that an orchestrator can see that it is not root.

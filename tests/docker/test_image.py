@@ -112,7 +112,7 @@ print(json.dumps({
     assert found == {
         "modules": [],
         "tools": [],
-        "rooms": [".venv", "bundle", "models", "service"],
+        "rooms": [".venv", "bundle", "drift", "models", "service"],
         "pip": False,
         "pip cache": False,
     }
