@@ -8,7 +8,7 @@ from typing import Any
 from fastapi import FastAPI
 
 from service.dataplane import VERSION, DataPlane
-from service.http import docs, errors, openapi, predict, routes, tfserving, triton
+from service.http import docs, errors, openapi, page, predict, routes, tfserving, triton
 from service.http.front import Front
 from service.settings import Settings
 
@@ -27,7 +27,7 @@ class Application(FastAPI):
         await super().__call__(scope, receive, send)
 
 
-def create_app(settings: Settings | None = None, plane: DataPlane | None = None) -> FastAPI:
+def create_app(settings: Settings | None = None, plane: DataPlane | None = None) -> Application:
     """The server as an ASGI application.
 
     Args:
@@ -59,7 +59,7 @@ def create_app(settings: Settings | None = None, plane: DataPlane | None = None)
     app.state.plane = data_plane
     app.front = Front(app.framework, data_plane)
     errors.install(app)
-    for module in (triton, routes, predict, tfserving):  # triton first: its `/v2/models/stats` is nobody's name
+    for module in (triton, routes, predict, tfserving, page):  # triton first: its `/v2/models/stats` is nobody's name
         app.include_router(module.router, responses=openapi.ERRORS)
     app.include_router(docs.router)
     openapi.describe(app)

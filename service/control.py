@@ -98,10 +98,13 @@ class Control:
         """Workers that gave one lately."""
         return sum(seen > time.time() - STALE for seen in self._ledger.rows_of("control", 1))
 
+    @property
+    def behind(self) -> bool:
+        """Whether there are wishes that this worker has not followed yet; cheap to ask."""
+        return self._journal.number() != self._seen
+
     def changes(self) -> dict[str, bool]:
-        """Wishes that this worker has not followed yet; `done` says that it has."""
-        if self._journal.number() == self._seen:
-            return {}
+        """Those wishes; `done` says that they were followed."""
         self._following, wishes = self._journal.read()
         return {model: serve for model, (number, serve) in wishes.items() if number > self._seen}
 
@@ -110,9 +113,12 @@ class Control:
         self._seen = self._following
         self._mine[0] = self._seen
 
-    def publish(self, model: str, serve: bool) -> None:
-        """Tell the others what this worker has done, and wait until they did it too."""
-        number = self._journal.write(model, serve)
+    def publish(self, model: str, serve: bool) -> int:
+        """Tell the others what this worker has done; the number of the wish."""
+        return self._journal.write(model, serve)
+
+    def wait_for_others(self, number: int) -> None:
+        """Wait until they have followed that wish, but not for ever."""
         deadline = time.monotonic() + WAIT
         while time.monotonic() < deadline and not self._all_followed(number):
             time.sleep(0.01)

@@ -2,11 +2,12 @@
 
 import asyncio
 import logging
+import threading
 from collections.abc import Awaitable, Callable
 from typing import Any
 
 from service.control import Control, Journal
-from service.engine.scheduler import Scheduler, overloaded
+from service.engine.scheduler import Job, Scheduler
 from service.errors import BadRequestError, ServiceError, UnavailableError
 from service.metrics.ledger import Ledger
 from service.model import Model
@@ -50,6 +51,7 @@ class DataPlane:
         self.ledger = ledger or Ledger()
         self.control = Control(self.ledger, journal or Journal())
         self.draining = False
+        self._operating = threading.Lock()
         self._scheduler: Scheduler | None = None
         self._repository: Repository | None = None
 
@@ -98,13 +100,17 @@ class DataPlane:
 
     def load(self, name: str) -> None:
         """Load a model, or load it again, here and in the other workers (see `Repository.load`)."""
-        self.repository.load(name)
-        self.control.publish(name, serve=True)
+        self._operate(self.repository.load, name, serve=True)
 
     def unload(self, name: str) -> None:
         """Take a model out of service, here and in the other workers (see `Repository.unload`)."""
-        self.repository.unload(name)
-        self.control.publish(name, serve=False)
+        self._operate(self.repository.unload, name, serve=False)
+
+    def _operate(self, change: Callable[[str], None], name: str, *, serve: bool) -> None:
+        with self._operating:
+            change(name)
+            number = self.control.publish(name, serve)
+        self.control.wait_for_others(number)
 
     def pulse(self) -> None:
         """Note what is true of this process at this moment, for whoever reads the ledger."""
@@ -116,17 +122,18 @@ class DataPlane:
         """Do what the other workers were told, and say that this one is alive; until cancelled."""
         while True:
             self.pulse()
-            if changes := self.control.changes():
-                await asyncio.to_thread(self._apply, changes)
+            if self.control.behind:
+                await asyncio.to_thread(self._catch_up)
             await asyncio.sleep(TICK)
 
-    def _apply(self, changes: dict[str, bool]) -> None:
-        for name, serve in changes.items():
-            try:
-                (self.repository.load if serve else self.repository.unload)(name)
-            except ServiceError as error:
-                log.warning("%s", error.message)
-        self.control.done()
+    def _catch_up(self) -> None:
+        with self._operating:  # or a wish that was read here could be followed after a later one that came to us
+            for name, serve in self.control.changes().items():
+                try:
+                    (self.repository.load if serve else self.repository.unload)(name)
+                except ServiceError as error:
+                    log.warning("%s", error.message)
+            self.control.done()
 
     async def poll(self) -> None:
         """Follow what the repository's folder holds, if the settings say so; until cancelled."""
@@ -147,67 +154,80 @@ class DataPlane:
         """The protocol's server metadata."""
         return {"name": "foldserve", "version": VERSION, "extensions": list(EXTENSIONS)}
 
-    async def infer(
-        self, model: Model, body: bytes, header_length: str | None, left: Left | None = None
-    ) -> tuple[bytes, int | None]:
-        """Answer a request of the Open Inference Protocol.
+    def read(self, model: Model, body: bytes, header_length: str | None) -> InferRequest:
+        """A request of the Open Inference Protocol, checked against the model; what is wrong with it is counted.
 
         Args:
             model: that is asked.
             body: decompressed.
             header_length: of the header `Inference-Header-Content-Length`, or None.
-            left: see `evaluate`.
-
-        Returns:
-            The answer's body, and how many of its bytes are JSON if binary tensors follow them.
 
         Raises:
-            ServiceError: with the status to answer.
+            BadRequestError: it says what does not fit.
         """
-        if model.lane.full:  # before the body is parsed: refusing must cost less than answering
-            model.statistics.failure("REJECTED")
-            raise overloaded()
         try:
-            request = model.reader.read(body, header_length)
+            return model.reader.read(body, header_length)
         except BadRequestError:
             model.statistics.failure("OTHER")
             raise
-        return model.writer.write(request, await self.evaluate(model, request, left))
 
-    async def evaluate(self, model: Model, request: InferRequest, left: Left | None = None) -> list[Array]:
-        """The model's outputs for a parsed request, counted.
-
-        Args:
-            model: that is asked.
-            request: that fits it.
-            left: returns, with True, when the client has left; what waits is then given up.
+    def submit(self, model: Model, request: InferRequest) -> Job:
+        """Queue a parsed request; `wait` until it is done, then `collect` its outputs.
 
         Raises:
-            ServiceError: with the status to answer.
-            asyncio.CancelledError: the client has left.
+            UnavailableError: the queue is full.
         """
-        statistics = model.statistics
-        watch: asyncio.TimerHandle | None = None
         try:
-            job = model.submit(request.arrays, request.rows, request.timeout or self.settings.queue_timeout)
-            if left is not None:
-                # Most requests are answered long before anybody could leave: for them this costs a timer, not a task.
-                watch = asyncio.get_running_loop().call_later(PATIENCE, _cancel_when, left, job.future)
-            arrays = await job.future
+            return model.submit(request.arrays, request.rows, request.timeout or self.settings.queue_timeout)
         except UnavailableError:
-            statistics.failure("REJECTED")
+            model.statistics.failure("REJECTED")
             raise
-        except ServiceError:
-            statistics.failure("BACKEND")
-            raise
-        except BaseException:
-            statistics.failure("CANCELED")
-            raise
+
+    async def wait(self, job: Job, left: Left | None = None) -> None:
+        """Wait until the job's future is done; whether it is well done, `collect` says.
+
+        Args:
+            job: as `submit` gave it.
+            left: returns, with True, when the client has left; what waits is then given up.
+        """
+        watch: asyncio.TimerHandle | None = None
+        if left is not None:
+            # Most requests are answered long before anybody could leave: for them this costs a timer, not a task.
+            watch = asyncio.get_running_loop().call_later(PATIENCE, _cancel_when, left, job.future)
+        try:
+            await job.future
+        except (ServiceError, asyncio.CancelledError):
+            pass
         finally:
             if watch is not None:
                 watch.cancel()
-        statistics.success(job)
+
+    def collect(self, model: Model, job: Job) -> list[Array]:
+        """The model's outputs for a job that is done, counted.
+
+        Raises:
+            ServiceError: it was not run, or failed.
+            asyncio.CancelledError: the client has left.
+        """
+        try:
+            arrays = job.future.result()
+        except asyncio.CancelledError:
+            model.statistics.failure("CANCELED")
+            raise
+        except UnavailableError:
+            model.statistics.failure("REJECTED")
+            raise
+        except ServiceError:
+            model.statistics.failure("BACKEND")
+            raise
+        model.statistics.success(job)
         return arrays
+
+    async def evaluate(self, model: Model, request: InferRequest) -> list[Array]:
+        """Queue, wait and collect."""
+        job = self.submit(model, request)
+        await self.wait(job)
+        return self.collect(model, job)
 
 
 def _cancel_when(left: Left, future: "asyncio.Future[list[Array]]") -> None:

@@ -1,6 +1,7 @@
 """One version of one model, loaded, warmed and tested: all that answering a request needs."""
 
 import logging
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -136,6 +137,18 @@ def load_model(
     if signature.batched and not merge:
         log.warning("%s/%s: answers depend on batch mates on this machine; requests run one by one", name, version)
     statistics = Statistics(ledger, name, str(version))
+    lane = Lane(
+        run,
+        run_batch=run_batch,
+        merge=merge,
+        max_queue=settings.max_queue,
+        observe=statistics.batch,
+        delay=settings.max_queue_delay,
+        inline=actual == CPU,  # elsewhere the processor is free while the model runs
+    )
+    example, start = example_inputs(signature, run_batch or 1), time.perf_counter_ns()
+    run(example)
+    lane.learn(run_batch or 1, time.perf_counter_ns() - start)
     return Model(
         name=name,
         version=version,
@@ -143,14 +156,7 @@ def load_model(
         bundle=bundle,
         provider=actual,
         labels=labels,
-        lane=Lane(
-            run,
-            run_batch=run_batch,
-            merge=merge,
-            max_queue=settings.max_queue,
-            observe=statistics.batch,
-            delay=settings.max_queue_delay,
-        ),
+        lane=lane,
         statistics=statistics,
         reader=RequestReader(signature),
         writer=ResponseWriter(str(version), signature, labels),

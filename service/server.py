@@ -8,12 +8,14 @@ import signal
 import threading
 import time
 from collections.abc import Generator
+from functools import partial
 from types import FrameType
 
 import uvicorn
 
 from service.app import create_app
 from service.dataplane import DataPlane
+from service.http.wire import WireProtocol
 from service.listener import address, listen, refuse_new
 from service.settings import Settings
 from service.workers import Share
@@ -102,8 +104,12 @@ def serve(settings: Settings, share: Share | None = None) -> None:
     plane = DataPlane(settings, share.ledger(), share.journal()) if share else DataPlane(settings)
     plane.start()
     listener = share.listener() if share else listen(settings.host, settings.port)
+    app = create_app(settings, plane)
     config = uvicorn.Config(
-        create_app(settings, plane),
+        app,
+        http=partial(WireProtocol, app.front),  # type: ignore[arg-type]  # anything that makes a protocol will do
+        ws="none",
+        proxy_headers=False,  # nothing depends on where a request comes from
         log_config=None,
         access_log=False,
         server_header=False,

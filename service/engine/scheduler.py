@@ -1,12 +1,17 @@
 """Natural batching: a request runs at once if a runner is free; what arrives meanwhile runs together next.
 
-Nobody waits for a batch to fill. A fixed number of runner threads serves the lanes of all models; ONNX Runtime
-releases the interpreter lock while it computes, so the event loop goes on reading requests. The hand-over costs one
-wake-up of the event loop for each *batch*, not for each request.
+Nobody waits for a batch to fill. A run takes place where it costs least:
+
+- in the event loop itself, if it is short and no runner thread is at work. Handing over to a thread and back takes two
+  wake-ups, a tenth of a millisecond or more: as much as a small model. What arrived in the same turn of the loop runs
+  together; what arrives meanwhile waits in its socket and is read in the next turn, together.
+- in one of a fixed number of runner threads otherwise. ONNX Runtime releases the interpreter lock while it computes, so
+  the event loop goes on reading, and runs overlap. The loop is woken once for each *batch*, not for each request.
 """
 
 import asyncio
 import logging
+import math
 import threading
 import time
 from collections import deque
@@ -22,6 +27,9 @@ from service.protocol.tensors import Array
 log = logging.getLogger(__name__)
 
 POLL = 0.0002  # seconds between looks at a run that fills up
+# Nanoseconds for which a run may keep the event loop from reading. Where the process has a core to spare, that is a few
+# times what a hand-over costs; where it has none, a thread would only take the loop's own time.
+SHORT, SHORT_ALONE = 1_000_000, 10_000_000
 Run = Callable[[list[Array]], list[Array]]
 
 
@@ -81,6 +89,10 @@ class Lane:
         max_queue: most jobs that wait.
         observe: called in the event loop with each finished batch.
         delay: seconds that the first request of a run may wait for others.
+        inline: whether short runs may take place in the event loop.
+
+    Attributes:
+        row_ns: nanoseconds that a row takes at best; infinite until the first run.
     """
 
     def __init__(
@@ -92,6 +104,7 @@ class Lane:
         max_queue: int,
         observe: Callable[[Batch], None] | None = None,
         delay: float = 0.0,
+        inline: bool = False,
     ) -> None:
         self.run = run
         self.run_batch = run_batch
@@ -99,13 +112,26 @@ class Lane:
         self.max_queue = max_queue
         self.observe = observe
         self.delay = int(delay * 1e9) if self.merge else 0
+        self.inline = inline and not self.delay
+        self.row_ns = math.inf
         self.jobs: deque[Job] = deque()
         self.unfinished = 0
+        self.due = False  # whether the event loop is going to run it
 
     @property
     def full(self) -> bool:
         """Whether the next request is to be refused."""
         return len(self.jobs) >= self.max_queue
+
+    @property
+    def next_ns(self) -> float:
+        """How long the next run will take, as far as is known."""
+        rows = [job.rows for job in list(self.jobs)]  # copied at once, since a runner may take some
+        return max([*rows[:1], min(sum(rows), self.run_batch)]) * self.row_ns
+
+    def learn(self, rows: int, ns: int) -> None:
+        """Note how long a run took; called by whoever ran it, the last one wins."""
+        self.row_ns = min(ns / rows, 1.1 * self.row_ns)  # a pause of the machine says little, so it grows slowly
 
     def wait_to_fill(self) -> None:
         """Let a run fill up, but no longer than the first request may wait; called by runners."""
@@ -150,6 +176,8 @@ class Scheduler:
         # One token for each job: whoever gets a token looks into that lane, where the job may already be gone with an
         # earlier batch. That is cheaper than a lock.
         self._tokens: SimpleQueue[tuple[Lane, asyncio.AbstractEventLoop] | None] = SimpleQueue()
+        self._handed: set[Lane] = set()  # whose jobs the threads have; the event loop's own
+        self._short = SHORT if runners > 1 else SHORT_ALONE
         self._threads = [threading.Thread(target=self._work, name=f"runner-{i}", daemon=True) for i in range(runners)]
         for thread in self._threads:
             thread.start()
@@ -179,7 +207,12 @@ class Scheduler:
             job.timer = loop.call_later(timeout, job.expire)
         lane.unfinished += 1
         lane.jobs.append(job)
-        self._tokens.put((lane, loop))
+        if lane.inline and not self._handed and rows * lane.row_ns <= self._short:
+            if not lane.due:
+                lane.due = True
+                loop.call_soon(self._turn, lane, loop)
+        else:
+            self._hand_over(lane, loop)
         return job
 
     def close(self) -> None:
@@ -189,29 +222,61 @@ class Scheduler:
         for thread in self._threads:
             thread.join()
 
+    def _hand_over(self, lane: Lane, loop: asyncio.AbstractEventLoop, jobs: int = 1) -> None:
+        self._handed.add(lane)
+        for _ in range(jobs):
+            self._tokens.put((lane, loop))
+
+    def _turn(self, lane: Lane, loop: asyncio.AbstractEventLoop) -> None:
+        """In the event loop: run what this turn of it has brought, if no thread is at work."""
+        lane.due = False
+        if self._handed or lane.next_ns > self._short:  # something long came in the same turn, or too much
+            self._hand_over(lane, loop, len(lane.jobs))  # what came before has no tokens yet
+            return
+        jobs, dropped = lane.take()
+        left = len(lane.jobs)
+        if left and len(self._threads) > 1:
+            self._hand_over(lane, loop, left)  # they need not wait until the event loop is done
+        self._return(lane, jobs, dropped, _attempt(lane, jobs))
+        if left and not self._handed:
+            lane.due = True
+            loop.call_soon(loop.call_soon, self._turn, lane, loop)  # the turn after the next: answers go out in between
+
     def _work(self) -> None:
         while (token := self._tokens.get()) is not None:
             lane, loop = token
             if lane.delay:
                 lane.wait_to_fill()
             jobs, dropped = lane.take()
-            outcome: Batch | Exception | None = None
-            if jobs:
-                try:
-                    outcome = _execute(lane, jobs)
-                except Exception as error:  # whatever the model does, its requests get an answer
-                    log.exception("a run failed")
-                    outcome = error
             if jobs or dropped:
+                outcome = _attempt(lane, jobs)
                 try:
-                    loop.call_soon_threadsafe(_deliver, lane, jobs, dropped, outcome)
+                    loop.call_soon_threadsafe(self._return, lane, jobs, dropped, outcome)
                 except RuntimeError:  # the loop is closed: nobody waits any more
                     log.debug("%d answers came after the event loop's end", len(jobs))
+
+    def _return(self, lane: Lane, jobs: list[Job], dropped: int, outcome: Batch | Exception | None) -> None:
+        """In the event loop, after a run: hand out what it made."""
+        lane.unfinished -= len(jobs) + dropped
+        if not lane.unfinished:
+            self._handed.discard(lane)
+        _deliver(lane, jobs, outcome)
 
 
 def overloaded() -> UnavailableError:
     """The error of a request that finds its lane full."""
     return UnavailableError("Exceeds maximum queue size")
+
+
+def _attempt(lane: Lane, jobs: list[Job]) -> Batch | Exception | None:
+    """Run the jobs, if there are any; whatever the model does, they get an answer."""
+    if not jobs:
+        return None
+    try:
+        return _execute(lane, jobs)
+    except Exception as error:
+        log.exception("a run failed")
+        return error
 
 
 def _execute(lane: Lane, jobs: list[Job]) -> Batch:
@@ -237,6 +302,7 @@ def _execute(lane: Lane, jobs: list[Job]) -> Batch:
     end = time.perf_counter_ns()
     for job in jobs:
         job.finished = end
+    lane.learn(rows, end - start)
     return Batch(jobs, rows, runs, ready - start, done - ready, end - done)
 
 
@@ -248,9 +314,7 @@ def _run_sliced(lane: Lane, inputs: list[Array], rows: int) -> tuple[list[Array]
     return [np.concatenate(pieces) for pieces in zip(*parts, strict=True)], len(parts)
 
 
-def _deliver(lane: Lane, jobs: Sequence[Job], dropped: int, outcome: Batch | Exception | None) -> None:
-    """In the event loop: hand out what a runner made."""
-    lane.unfinished -= len(jobs) + dropped
+def _deliver(lane: Lane, jobs: Sequence[Job], outcome: Batch | Exception | None) -> None:
     for job in jobs:
         if job.timer is not None:
             job.timer.cancel()

@@ -1,7 +1,6 @@
 """ONNX Runtime sessions: the provider that was asked for and no other, threads as set, no spinning."""
 
 import logging
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -115,13 +114,6 @@ def example_inputs(signature: Signature, rows: int, seed: int = 0) -> list[Array
         else:
             arrays.append(rng.integers(0, 2 if kind == "b" else 127, shape).astype(tensor.datatype.dtype))
     return arrays
-
-
-def timed_run(session: Session, feed: dict[str, Array]) -> tuple[list[Array], int]:
-    """Run once; the outputs and the nanoseconds that it took."""
-    start = time.perf_counter_ns()
-    outputs = session.run(None, feed)
-    return outputs, time.perf_counter_ns() - start
 
 
 def _first_line(error: Exception) -> str:

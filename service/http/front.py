@@ -1,13 +1,13 @@
 """The outermost layer: inference goes straight through, everything else into the framework, all of it counted."""
 
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Any
 
 from service.dataplane import DataPlane
 from service.errors import ServiceError
 from service.http.body import Message, Receive, too_large
-from service.http.infer import CLOSE, Scope, Send, error_answer, infer, match, send_answer
+from service.http.infer import CLOSE, Scope, Send, Target, failure, infer, match, send_answer
 from service.logs import AccessLog
 from service.metrics.http import HttpStatistics
 from service.security import check_access
@@ -17,10 +17,15 @@ App = Callable[[Any, Any, Any], Awaitable[None]]
 
 
 class Front:
-    """ASGI middleware. Bounds every body, counts every request, says `Connection: close` while draining."""
+    """ASGI middleware. Bounds every body, counts every request, says `Connection: close` while draining.
+
+    Args:
+        app: the framework.
+        plane: what inference asks.
+    """
 
     def __init__(self, app: App, plane: DataPlane) -> None:
-        self._app, self._plane = app, plane
+        self._app, self.plane = app, plane
         self._statistics = HttpStatistics(plane.ledger)
         self._access = AccessLog() if plane.settings.access_log else None
         self._keys = (*plane.settings.api_keys, *plane.settings.admin_keys) if plane.settings.api_keys else ()
@@ -31,19 +36,17 @@ class Front:
             await self._app(scope, receive, send)
             return
         start = time.perf_counter()
-        if self._keys:
-            try:
-                check_access(scope["path"], scope["headers"], self._keys)
-            except ServiceError as error:
-                await send_answer(send, error.status, *error_answer(error))
-                self._statistics.observe(scope["method"], "unauthorized", error.status, time.perf_counter() - start)
-                return
-        if scope["method"] == "POST" and (target := match(scope["path"])) is not None:
-            status = await infer(self._plane, target, scope, receive, send)
-            took = time.perf_counter() - start
-            self._statistics.observe("POST", INFER_ROUTE, status, took)
-            if self._access is not None:
-                self._access.write(scope, INFER_ROUTE, target, status, took)
+        target = match(scope["path"]) if scope["method"] == "POST" else None
+        try:
+            self.authorize(scope["path"], scope["headers"])
+        except ServiceError as error:
+            await send_answer(send, *failure(error, target or ("", None)))
+            route = INFER_ROUTE if target else "unauthorized"
+            self._statistics.observe(scope["method"], route, error.status, time.perf_counter() - start)
+            return
+        if target is not None:
+            status = await infer(self.plane, target, scope, receive, send)
+            self.count(scope, target, status, start)
             return
         status = 500
 
@@ -51,12 +54,12 @@ class Front:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                if self._plane.draining:
+                if self.plane.draining:
                     message["headers"] = [*message.get("headers", ()), CLOSE]
             await send(message)
 
         try:
-            await self._app(scope, bounded(receive, self._plane.settings.max_body_bytes), watched)
+            await self._app(scope, bounded(receive, self.plane.settings.max_body_bytes), watched)
         finally:
             route = getattr(scope.get("route"), "path", None) or "unmatched"
             took = time.perf_counter() - start
@@ -64,6 +67,22 @@ class Front:
             if self._access is not None:
                 named = scope.get("path_params", {})
                 self._access.write(scope, route, (named.get("model") or "", named.get("version")), status, took)
+
+    def authorize(self, path: str, headers: Iterable[tuple[bytes, bytes]]) -> None:
+        """Let a request through that has a key, or needs none.
+
+        Raises:
+            UnauthorizedError: no key, or a wrong one.
+        """
+        if self._keys:
+            check_access(path, headers, self._keys)
+
+    def count(self, scope: Scope, target: Target, status: int, start: float) -> None:
+        """Count, and if wanted log, a request for inference that began at `start` (`time.perf_counter`)."""
+        took = time.perf_counter() - start
+        self._statistics.observe("POST", INFER_ROUTE, status, took)
+        if self._access is not None:
+            self._access.write(scope, INFER_ROUTE, target, status, took)
 
 
 def bounded(receive: Receive, limit: int) -> Receive:

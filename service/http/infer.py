@@ -1,7 +1,8 @@
-"""The way of an inference request: straight from ASGI to the data plane.
+"""The way of an inference request: from bytes to the data plane and back, without a framework.
 
 Routing, dependency injection and response classes would cost more than a small model itself, so this one route is
-recognised before the framework; it stands in the framework's router as well, for the documentation.
+recognised before the framework; it stands in the framework's router as well, for the documentation. `InferCall` knows
+no transport: `infer` drives it from ASGI, `service.http.wire` from the socket.
 """
 
 import asyncio
@@ -12,14 +13,17 @@ from typing import Any
 import orjson
 
 from service.dataplane import DataPlane
+from service.engine.scheduler import Job, overloaded
 from service.errors import ServiceError
-from service.http.body import ClientLeftError, Message, Receive, compress, decompress, read_body
+from service.http.body import ClientLeftError, Message, Receive, compress, decompress, read_body, too_large
+from service.protocol.request import InferRequest
 
 log = logging.getLogger(__name__)
 
 Scope = MutableMapping[str, Any]
 Send = Callable[[Message], Awaitable[None]]
 Headers = list[tuple[bytes, bytes]]
+Target = tuple[str, str | None]
 
 JSON = (b"content-type", b"application/json")
 OCTETS = (b"content-type", b"application/octet-stream")
@@ -27,7 +31,7 @@ CLOSE = (b"connection", b"close")
 WORTH_COMPRESSING = 1024  # bytes; below, the client's unpacking costs more than the wire
 
 
-def match(path: str) -> tuple[str, str | None] | None:
+def match(path: str) -> Target | None:
     """Model and version of `/v2/models/{model}[/versions/{version}]/infer`; None for any other path."""
     if not path.endswith("/infer") or not path.startswith("/v2/models/"):
         return None
@@ -39,21 +43,97 @@ def match(path: str) -> tuple[str, str | None] | None:
     return None
 
 
-async def infer(plane: DataPlane, target: tuple[str, str | None], scope: Scope, receive: Receive, send: Send) -> int:
-    """Answer one request; the status that was sent."""
+class InferCall:
+    """One request, in the order in which it comes: its head, its body, its outputs.
+
+    Args:
+        plane: that is asked.
+        target: model and version, as `match` found them.
+        headers: of the request, lower-case names.
+
+    Raises:
+        ServiceError: it can be refused before its body is read: an unknown model, too large, or the queue is full.
+    """
+
+    __slots__ = ("_accepted", "_encoding", "_header_length", "_limit", "_plane", "_request", "announced", "model")
+
+    _request: InferRequest
+
+    def __init__(self, plane: DataPlane, target: Target, headers: Iterable[tuple[bytes, bytes]]) -> None:
+        self.announced: int | None = None
+        self._header_length = self._encoding = self._accepted = None
+        for name, value in headers:
+            if name == b"content-length":
+                self.announced = int(value)  # the HTTP parser has seen to it that it is a number
+            elif name == b"inference-header-content-length":
+                self._header_length = value.decode("latin-1")
+            elif name == b"content-encoding":
+                self._encoding = value.decode("latin-1")
+            elif name == b"accept-encoding":
+                self._accepted = value.decode("latin-1")
+        self._plane, self._limit = plane, plane.settings.max_body_bytes
+        self.model = plane.repository.get(*target)
+        if self.announced is not None and self.announced > self._limit:
+            raise too_large(self._limit)
+        if self.model.lane.full:
+            self.model.statistics.failure("REJECTED")
+            raise overloaded()
+
+    def start(self, body: bytes) -> Job:
+        """Read the body and queue what it asks for.
+
+        Raises:
+            ServiceError: it says what does not fit.
+        """
+        if self._encoding:
+            body = decompress(body, self._encoding, self._limit)
+        self._request = self._plane.read(self.model, body, self._header_length)
+        return self._plane.submit(self.model, self._request)
+
+    def finish(self, job: Job) -> tuple[Headers, bytes]:
+        """Headers and body of the answer, once the job's future is done.
+
+        Raises:
+            ServiceError: the job failed, or its outputs cannot be written as they were asked for.
+            asyncio.CancelledError: the client has left.
+        """
+        arrays = self._plane.collect(self.model, job)
+        answer, json_length = self.model.writer.write(self._request, arrays)
+        headers: Headers = [JSON]
+        if json_length is not None:
+            headers = [OCTETS, (b"inference-header-content-length", b"%d" % json_length)]
+        if self._accepted and len(answer) >= WORTH_COMPRESSING:
+            answer, used = compress(answer, self._accepted)
+            if used:
+                headers.append((b"content-encoding", used.encode()))
+        return headers, answer
+
+
+async def infer(plane: DataPlane, target: Target, scope: Scope, receive: Receive, send: Send) -> int:
+    """Answer one request from ASGI; the status that was sent."""
     try:
         status, headers, body = 200, *await _answer(plane, target, scope["headers"], receive)
-    except ServiceError as error:
-        status, headers, body = error.status, *error_answer(error)
     except (ClientLeftError, asyncio.CancelledError):
         return 499  # nobody is there to be answered
-    except Exception:
-        log.exception("a request for model %s failed", target[0])
-        status, headers, body = 500, *error_answer(ServiceError("internal server error"))
+    except Exception as error:
+        status, headers, body = failure(error, target)
     if plane.draining:
         headers.append(CLOSE)
     await send_answer(send, status, headers, body)
     return status
+
+
+async def _answer(
+    plane: DataPlane, target: Target, request_headers: Iterable[tuple[bytes, bytes]], receive: Receive
+) -> tuple[Headers, bytes]:
+    call = InferCall(plane, target, request_headers)
+    job = call.start(await read_body(receive, plane.settings.max_body_bytes, call.announced))
+
+    async def left() -> bool:
+        return bool((await receive())["type"] == "http.disconnect")
+
+    await plane.wait(job, left)
+    return call.finish(job)
 
 
 async def send_answer(send: Send, status: int, headers: Headers, body: bytes) -> None:
@@ -63,40 +143,10 @@ async def send_answer(send: Send, status: int, headers: Headers, body: bytes) ->
     await send({"type": "http.response.body", "body": body})
 
 
-def error_answer(error: ServiceError) -> tuple[Headers, bytes]:
-    """Headers and body of an error."""
+def failure(error: Exception, target: Target) -> tuple[int, Headers, bytes]:
+    """Status, headers and body for whatever went wrong; what is not the client's doing is logged."""
+    if not isinstance(error, ServiceError):
+        log.error("a request for model %s failed", target[0], exc_info=error)
+        error = ServiceError("internal server error")
     headers = [JSON, *((k.lower().encode(), v.encode()) for k, v in error.headers.items())]
-    return headers, orjson.dumps({"error": error.message})
-
-
-async def _answer(
-    plane: DataPlane, target: tuple[str, str | None], request_headers: Iterable[tuple[bytes, bytes]], receive: Receive
-) -> tuple[Headers, bytes]:
-    announced = None
-    header_length = encoding = accepted = None
-    for name, value in request_headers:
-        if name == b"content-length":
-            announced = int(value)  # the HTTP parser has seen to it that it is a number
-        elif name == b"inference-header-content-length":
-            header_length = value.decode("latin-1")
-        elif name == b"content-encoding":
-            encoding = value.decode("latin-1")
-        elif name == b"accept-encoding":
-            accepted = value.decode("latin-1")
-    model = plane.repository.get(*target)  # an unknown model is answered before its body is read
-    body = await read_body(receive, plane.settings.max_body_bytes, announced)
-    if encoding:
-        body = decompress(body, encoding, plane.settings.max_body_bytes)
-
-    async def left() -> bool:
-        return bool((await receive())["type"] == "http.disconnect")
-
-    answer, json_length = await plane.infer(model, body, header_length, left)
-    headers: Headers = [JSON]
-    if json_length is not None:
-        headers = [OCTETS, (b"inference-header-content-length", b"%d" % json_length)]
-    if accepted and len(answer) >= WORTH_COMPRESSING:
-        answer, used = compress(answer, accepted)
-        if used:
-            headers.append((b"content-encoding", used.encode()))
-    return headers, answer
+    return error.status, headers, orjson.dumps({"error": error.message})

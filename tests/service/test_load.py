@@ -50,7 +50,7 @@ def test_answers_have_the_same_bits_whatever_the_batch_mates(repository: Path, s
 
 
 def test_overload_is_refused_at_once_and_counted(repository: Path, start_server: Start) -> None:
-    server = start_server(repository, runners=1, max_queue=1).wait_ready()
+    server = start_server(repository, runners=2, max_queue=1).wait_ready()
     body, headers = binary_body(bundles.pictures(1000), **BINARY_OUT)
 
     def ask(_: int) -> httpx2.Response:
@@ -70,7 +70,7 @@ def test_overload_is_refused_at_once_and_counted(repository: Path, start_server:
 
 
 def test_a_client_that_leaves_does_not_hold_the_queue(repository: Path, start_server: Start) -> None:
-    server = start_server(repository, runners=1).wait_ready()
+    server = start_server(repository, runners=2).wait_ready()
     body, headers = binary_body(bundles.pictures(1000), **BINARY_OUT)
     host, port = server.url.removeprefix("http://").split(":")
     head = f"POST {INFER} HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n{HEADER}: {headers[HEADER]}\r\n\r\n"

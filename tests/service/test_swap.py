@@ -118,3 +118,12 @@ def test_latest_takes_the_newest_that_is_sound(tmp_path: Path) -> None:
     (tmp_path / "tiny/3/manifest.json").write_text("{}")
     with TestClient(create_app(Settings(models=tmp_path, versions="latest"))) as client:
         assert client.get("/v2/models/tiny").json()["versions"] == ["2"]
+
+
+def test_an_order_is_not_undone_by_an_earlier_one(repository: Path, start_server: Callable[..., Process]) -> None:
+    server = start_server(repository, admin_keys="k").wait_ready()
+    with httpx2.Client(verify=False, base_url=server.url) as client:
+        for _ in range(40):  # a worker looks at the orders ten times a second
+            for action, status in (("unload", 404), ("load", 200)):
+                assert client.post(f"/v2/repository/models/tiny/{action}", headers=ADMIN).status_code == 200
+                assert {client.get("/v2/models/tiny/ready").status_code for _ in range(3)} == {status}

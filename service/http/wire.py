@@ -1,0 +1,176 @@
+"""Inference straight from the socket: Uvicorn's HTTP protocol with a shorter way for one route.
+
+Uvicorn gives every request a task, two queues of messages and a validation of each header, for applications of which
+it knows nothing. Measured on small requests, that is half of what an answer costs. Here the parser's callbacks drive an
+`InferCall`, and the answer is one write. Everything else, and whatever is unusual about a request (pipelined behind
+another one, `Expect: 100-continue`, a client that does not read), goes to the application through ASGI as ever.
+"""
+
+import asyncio
+import time
+from typing import Any, ClassVar
+
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+
+from service.engine.scheduler import Job
+from service.http.body import too_large
+from service.http.front import Front
+from service.http.infer import CLOSE, Headers, InferCall, Target, failure, match
+
+
+class WireProtocol(HttpToolsProtocol):
+    """One connection.
+
+    Args:
+        front: of the application that is served; it counts what is answered here, too.
+        uvicorn: the arguments of Uvicorn's own class.
+    """
+
+    def __init__(self, front: Front, **uvicorn: Any) -> None:
+        super().__init__(**uvicorn)
+        self.front = front
+        self._current: Exchange | None = None
+
+    def on_headers_complete(self) -> None:
+        """The head is there: refuse, begin, or leave it to the application."""
+        target = self._target()
+        if target is None:
+            self._current = None
+            super().on_headers_complete()
+            return
+        self.scope["method"] = "POST"
+        self._current = exchange = Exchange(self, target)
+        self.cycle = exchange  # type: ignore[assignment]  # it has all that Uvicorn asks of a cycle
+        exchange.open()
+
+    def on_body(self, body: bytes) -> None:
+        """A piece of the body."""
+        if self._current is None:
+            super().on_body(body)
+        else:
+            self._current.feed(body)
+
+    def on_message_complete(self) -> None:
+        """The body is there."""
+        if self._current is None:
+            super().on_message_complete()
+        else:
+            self._current.run()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The client has left: what it asked for is given up."""
+        if self._current is not None:
+            self._current.abandon()
+        super().connection_lost(exc)
+
+    def expect_more(self) -> None:
+        """Give the client its time for another request, after a body that was only read past."""
+        self._unset_keepalive_if_required()
+        if not self.transport.is_closing():
+            wait = self.timeout_keep_alive
+            self.timeout_keep_alive_task = self.loop.call_later(wait, self.timeout_keep_alive_handler)
+
+    def _target(self) -> Target | None:
+        """The model that is asked, if the request is one for the short way."""
+        if not self.url.endswith(b"/infer") or b"%" in self.url:
+            return None
+        if self.parser.get_method() != b"POST" or self.parser.get_http_version() != "1.1":
+            return None
+        behind = self.cycle is not None and not self.cycle.response_complete
+        if behind or self.expect_100_continue or self.flow.write_paused or self.parser.should_upgrade():
+            return None
+        return match(self.url.decode("latin-1"))
+
+
+class Exchange:
+    """One request and its answer; for Uvicorn, what it calls a cycle.
+
+    Attributes:
+        keep_alive: whether the connection stays; Uvicorn sets it to False when it shuts down.
+        disconnected: the client has left.
+        response_complete: the answer is written.
+        message_event: Uvicorn tells a waiting application with it; here nobody waits.
+    """
+
+    __slots__ = (
+        "_call", "_job", "_parts", "_protocol", "_scope", "_size", "_start", "_target", "disconnected", "keep_alive",
+        "response_complete",
+    )  # fmt: skip
+
+    message_event: ClassVar[asyncio.Event] = asyncio.Event()
+    _call: InferCall
+
+    def __init__(self, protocol: WireProtocol, target: Target) -> None:
+        self._protocol, self._target = protocol, target
+        self._scope: Any = protocol.scope
+        self._start = time.perf_counter()
+        self._parts: list[bytes] = []
+        self._size = 0
+        self._job: Job | None = None
+        self.keep_alive: bool = protocol.parser.should_keep_alive()
+        self.disconnected = self.response_complete = False
+
+    def open(self) -> None:
+        """Look at the head; what is refused now has its body read past by the parser."""
+        protocol = self._protocol
+        try:
+            protocol.front.authorize(protocol.url.decode("latin-1"), protocol.headers)
+            self._call = InferCall(protocol.front.plane, self._target, protocol.headers)
+        except Exception as error:
+            self._answer(*failure(error, self._target))
+
+    def feed(self, data: bytes) -> None:
+        """Keep a piece of the body."""
+        if self.response_complete:
+            return
+        self._parts.append(data)
+        self._size += len(data)
+        limit = self._protocol.front.plane.settings.max_body_bytes
+        if self._size > limit:
+            self._parts.clear()
+            self._answer(*failure(too_large(limit), self._target))
+
+    def run(self) -> None:
+        """Queue what the whole body asks for."""
+        if self.response_complete:
+            self._protocol.expect_more()
+            return
+        parts = self._parts
+        try:
+            self._job = self._call.start(parts[0] if len(parts) == 1 else b"".join(parts))
+        except Exception as error:
+            self._answer(*failure(error, self._target))
+        else:
+            self._job.future.add_done_callback(self._finish)
+
+    def abandon(self) -> None:
+        """The client has left."""
+        if not self.response_complete:
+            self.disconnected = True
+            if self._job is not None:
+                self._job.future.cancel()
+
+    def _finish(self, future: "asyncio.Future[Any]") -> None:
+        assert self._job is not None
+        try:
+            headers, body = self._call.finish(self._job)
+        except asyncio.CancelledError:
+            self._protocol.front.count(self._scope, self._target, 499, self._start)
+        except Exception as error:
+            self._answer(*failure(error, self._target))
+        else:
+            self._answer(200, headers, body)
+
+    def _answer(self, status: int, headers: Headers, body: bytes) -> None:
+        protocol = self._protocol
+        if protocol.front.plane.draining or not self.keep_alive:
+            self.keep_alive = False
+            headers.append(CLOSE)
+        self.response_complete = True
+        if not self.disconnected:
+            head = b"".join([b"%b: %b\r\n" % header for header in headers])
+            protocol.transport.write(b"%bcontent-length: %d\r\n%b\r\n%b" % (STATUS_LINE[status], len(body), head, body))
+            if not self.keep_alive:
+                protocol.transport.close()
+            protocol.on_response_complete()
+        protocol.front.count(self._scope, self._target, status, self._start)
