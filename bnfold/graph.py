@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,8 +9,8 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-EXACT = "exact"
-"""Where a rounded initializer keeps the function that gives its float64 values: so a chain of folds rounds once."""
+from bnfold.affine import Array
+from bnfold.weights import EXACT, Rounded, Values, exact, rows_of
 
 FLOATS = frozenset({ir.DataType.FLOAT16, ir.DataType.BFLOAT16, ir.DataType.FLOAT, ir.DataType.DOUBLE})
 
@@ -28,11 +27,11 @@ def constant(value: ir.Value | None) -> npt.NDArray[Any] | None:
     return value.const_value.numpy()
 
 
-def float_constant(value: ir.Value | None) -> npt.NDArray[np.float64] | None:
+def float_constant(value: ir.Value | None) -> Array | None:
     """The array of a constant floating-point initializer in float64, else None."""
     if value is None or constant_shape(value) is None:
         return None
-    return exact(value)()
+    return exact(value)()(slice(None))
 
 
 def constant_shape(value: ir.Value | None) -> tuple[int, ...] | None:
@@ -40,13 +39,6 @@ def constant_shape(value: ir.Value | None) -> tuple[int, ...] | None:
     if value is None or not value.is_initializer() or value.is_graph_input() or value.const_value is None:
         return None
     return tuple(value.const_value.shape.numpy()) if value.const_value.dtype in FLOATS else None
-
-
-def exact(value: ir.Value) -> Callable[[], npt.NDArray[np.float64]]:
-    """The function that gives an initializer's values in float64, as they are now."""
-    kept, tensor = value.meta.get(EXACT), value.const_value
-    assert tensor is not None
-    return kept if kept is not None else lambda: np.asarray(tensor.numpy(), np.float64)
 
 
 def ints(value: ir.Value | None) -> tuple[int, ...] | None:
@@ -121,17 +113,13 @@ def add_constant(graph: ir.Graph, names: Names, base: str, array: npt.NDArray[An
     value = ir.Value(name=names.fresh(base), type=ir.TensorType(dtype), shape=ir.Shape(array.shape))
     value.const_value = ir.tensor(rounded, dtype=dtype, name=value.name)
     if array.dtype == np.float64:
-        value.meta[EXACT] = lambda: array
+        value.meta[EXACT] = lambda: rows_of(array)
     graph.register_initializer(value)
     return value
 
 
 def add_lazy_constant(
-    graph: ir.Graph,
-    name: str,
-    values: Callable[[], npt.NDArray[np.float64]],
-    shape: tuple[int, ...],
-    dtype: ir.DataType,
+    graph: ir.Graph, name: str, values: Values, shape: tuple[int, ...], dtype: ir.DataType
 ) -> ir.Value:
     """Registers a new initializer that is worked out when it is read and not kept: weights can be large."""
     value = ir.Value(name=name, type=ir.TensorType(dtype))
@@ -140,17 +128,10 @@ def add_lazy_constant(
     return value
 
 
-def set_lazy_constant(
-    value: ir.Value, values: Callable[[], npt.NDArray[np.float64]], shape: tuple[int, ...], dtype: ir.DataType
-) -> None:
+def set_lazy_constant(value: ir.Value, values: Values, shape: tuple[int, ...], dtype: ir.DataType) -> None:
     """Gives an initializer that `add_lazy_constant` made other values."""
-
-    def rounded() -> ir.TensorProtocol:
-        with np.errstate(over="ignore", under="ignore"):
-            return ir.tensor(np.ascontiguousarray(values()).astype(dtype.numpy()), dtype=dtype, name=value.name)
-
     value.shape = ir.Shape(shape)
-    value.const_value = ir.LazyTensor(rounded, dtype, ir.Shape(shape), name=value.name)
+    value.const_value = Rounded(values, shape, dtype, value.name)
     value.meta[EXACT] = values
 
 

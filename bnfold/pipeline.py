@@ -6,10 +6,11 @@ from dataclasses import dataclass
 
 import onnx
 import onnx_ir as ir
-from onnx_ir.passes.common import CheckerPass, RemoveUnusedNodesPass
+from onnx_ir.passes.common import RemoveUnusedNodesPass
 
+from bnfold.check import graph_fault, weights_fault
 from bnfold.context import Context
-from bnfold.errors import InputError
+from bnfold.errors import InputError, VerificationError
 from bnfold.graph import Names
 from bnfold.passes.backward import PullBackward
 from bnfold.passes.clamp import ClampBeforeWeights, ClampBehindWeights
@@ -49,10 +50,12 @@ def fold(model: onnx.ModelProto, *, target: str = "ort-cpu") -> Folded:
         target: what to prefer among exact forms, one of `bnfold.TARGETS`.
 
     Returns:
-        The folded model, with the names of inputs, outputs and metadata of the given one, and the report.
+        The folded model, with the names of inputs, outputs and metadata of the given one, and the report. onnx's
+        checker accepts it, with full checks if it accepts the given model so.
 
     Raises:
         InputError: the model is not valid, too old, or the target is not known.
+        VerificationError: the folded model would not be valid, which is a mistake of the compiler.
     """
     if target not in TARGETS:
         raise InputError(f"target {target!r} is not known: choose one of {', '.join(TARGETS)}")
@@ -66,6 +69,7 @@ def fold(model: onnx.ModelProto, *, target: str = "ort-cpu") -> Folded:
         value.shape, value.type = declared[value.name]
     folded = ir.to_proto(graph)
     _forget_inferred(folded, described)
+    _demand_valid(folded, model, ctx.ledger.notes)
     report = Report(
         target=target,
         entries=entries,
@@ -97,13 +101,25 @@ def _checked(model: onnx.ModelProto) -> ir.Model:
         raise InputError(
             f"the model uses opset {opset}; {OLDEST_OPSET} or newer is needed (onnx.version_converter raises it)"
         )
+    wrong = weights_fault(model) or graph_fault(model, full=False)
+    if wrong:
+        raise InputError(f"not a valid ONNX model: {wrong}")
     try:
-        graph = ir.from_proto(model)
-        CheckerPass()(graph)  # without copying the weights, as onnx.checker would
+        return ir.from_proto(model)
     except Exception as error:
         cause = error.__cause__ or error
         raise InputError(f"not a valid ONNX model: {str(cause).splitlines()[0]}") from error
-    return graph
+
+
+def _demand_valid(folded: onnx.ModelProto, given: onnx.ModelProto, notes: list[str]) -> None:
+    """The result passes the full check, unless the given model does not: then it passes what that one passes."""
+    wrong = graph_fault(folded, full=True)
+    inherited = graph_fault(given, full=True) if wrong else ""
+    if inherited:
+        notes.append(f"the given model fails the full check of onnx.checker: {inherited}")
+        wrong = graph_fault(folded, full=False)
+    if wrong:
+        raise VerificationError(f"the folded model is not valid, which is a mistake of the compiler: {wrong}")
 
 
 def _values(model: ir.Model) -> list[ir.Value]:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -15,7 +17,9 @@ from onnx import helper, numpy_helper
 
 from bnfold.errors import InputError
 from bnfold.evaluate import Float64Evaluator
+from bnfold.files import LARGEST_FILE, save
 from bnfold.samples import batch_size, runtime_inputs, samples
+from bnfold.wire import wire, wire_size
 
 TOLERANCE = 1e-5
 CHUNK = 16
@@ -120,7 +124,10 @@ def verify(
 
 def digest(model: onnx.ModelProto) -> str:
     """The sha256 of a model's deterministic serialisation."""
-    return hashlib.sha256(model.SerializeToString(deterministic=True)).hexdigest()
+    sha256 = hashlib.sha256()
+    for piece in wire(model):
+        sha256.update(piece)
+    return sha256.hexdigest()
 
 
 class _Truth:
@@ -163,7 +170,12 @@ def _session(model: onnx.ModelProto) -> ort.InferenceSession:
     options = ort.SessionOptions()
     options.log_severity_level = 3
     try:
-        return ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+        if wire_size(model) <= LARGEST_FILE:
+            return ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+        with tempfile.TemporaryDirectory(prefix="bnfold-") as folder:
+            path = Path(folder, "model.onnx")
+            save(model, path)
+            return ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     except Exception as error:
         raise InputError(f"ONNX Runtime does not load the model: {error}") from error
 

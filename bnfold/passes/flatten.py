@@ -5,9 +5,10 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from bnfold.graph import add_lazy_constant, constant_shape, dims, exact, ints, is_op, sole_use
+from bnfold.graph import add_lazy_constant, constant_shape, dims, ints, is_op, sole_use
 from bnfold.passes.base import FoldPass
 from bnfold.rules.base import label
+from bnfold.weights import exact, permuted
 
 
 class PermuteDense(FoldPass):
@@ -49,13 +50,9 @@ class PermuteDense(FoldPass):
         places = np.arange(width).reshape([size or 1 for size in source[1:]])
         places = places.transpose([axis - 1 for axis in order[1:]]).reshape(-1)
         back = np.argsort(places)
-        before = exact(value)
-        transposed = bool(gemm.attributes.get_int("transB", 0))
+        values = permuted(exact(value), back, axis=gemm.attributes.get_int("transB", 0))
         name = self._ctx.names.fresh(f"{value.name}_rows")
-        permuted = add_lazy_constant(
-            graph, name, lambda: before()[:, back] if transposed else before()[back], shape, value.dtype
-        )
-        gemm.replace_input_with(1, permuted)
+        gemm.replace_input_with(1, add_lazy_constant(graph, name, values, shape, value.dtype))
         use.node.replace_input_with(0, transpose.inputs[0])
         self._ctx.ledger.notes.append(f"{label(transpose)} went into the rows of {label(gemm)}")
         graph.remove(transpose, safe=True)

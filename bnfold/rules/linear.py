@@ -6,7 +6,6 @@ initializers, so that weights shared with another operator stay as they are for 
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -15,8 +14,9 @@ import onnx_ir as ir
 
 from bnfold.affine import Affine, Array
 from bnfold.context import Context
-from bnfold.graph import EXACT, add_lazy_constant, constant_shape, dims, exact, float_constant, set_lazy_constant
+from bnfold.graph import add_lazy_constant, constant_shape, dims, float_constant, set_lazy_constant
 from bnfold.rules.base import Outcome, Refusal, Step, label
+from bnfold.weights import EXACT, Values, by_rows, combined, exact, rows_of, scaled
 
 NOT_CONSTANT = "its weights are not constant"
 OTHER_AXIS = "the map varies along an axis other than the channel"
@@ -36,10 +36,10 @@ def _bias(node: ir.Node) -> Array | Refusal | None:
 
 def write(node: ir.Node, ctx: Context, index: int, array: npt.NDArray[Any]) -> None:
     """Gives an operator new weights (index 1) or a new bias (index 2), rounded once to the weights' type."""
-    rewrite(node, ctx, index, lambda: array, array.shape)
+    rewrite(node, ctx, index, lambda: rows_of(array), array.shape)
 
 
-def rewrite(node: ir.Node, ctx: Context, index: int, values: Callable[[], Array], shape: tuple[int, ...]) -> None:
+def rewrite(node: ir.Node, ctx: Context, index: int, values: Values, shape: tuple[int, ...]) -> None:
     """The same with values that are worked out when they are read."""
     weight = node.inputs[1]
     assert weight is not None
@@ -56,14 +56,17 @@ def rewrite(node: ir.Node, ctx: Context, index: int, values: Callable[[], Array]
     node.replace_input_with(index, new)
 
 
+def _weights(node: ir.Node) -> Values:
+    weight = node.inputs[1]
+    assert weight is not None
+    return exact(weight)
+
+
 def scale_weights(node: ir.Node, ctx: Context, factor: Array) -> None:
     """Multiplies the weights by something that broadcasts to their shape."""
-    weight = node.inputs[1]
-    shape = constant_shape(weight)
-    assert weight is not None
+    shape = constant_shape(node.inputs[1])
     assert shape is not None
-    before = exact(weight)
-    rewrite(node, ctx, 1, lambda: before() * factor, shape)
+    rewrite(node, ctx, 1, scaled(_weights(node), factor, len(shape)), shape)
 
 
 def has_padding(node: ir.Node) -> bool:
@@ -95,13 +98,16 @@ def conv_forward(node: ir.Node, index: int, affine: Affine, ctx: Context) -> Out
         return Refusal(OTHER_AXIS)
     if affine.shifts and has_padding(node):
         return Refusal("a shift does not pass the zero padding of a convolution")
-    scale, shift = (np.repeat(v.reshape(group, -1), shape[0] // group, axis=0) for v in vectors)
+    repeats = shape[0] // group if group > 1 else 1  # One row serves all where there is one group.
+    scale, shift = (np.repeat(v.reshape(group, -1), repeats, axis=0) for v in vectors)
+
+    def response(weights: Array, place: slice) -> Array:
+        of_each = shift[place] if group > 1 else shift
+        return np.asarray((weights.sum(axis=tuple(range(2, len(shape)))) * of_each).sum(axis=1))
 
     def edit() -> None:
         if affine.shifts:
-            weight = float_constant(node.inputs[1])
-            assert weight is not None
-            added = (weight.sum(axis=tuple(range(2, weight.ndim))) * shift).sum(axis=1)
+            added = by_rows(_weights(node), shape, response)
             write(node, ctx, 2, added if bias is None else bias + added)
         scale_weights(node, ctx, scale.reshape(*scale.shape, *(1,) * (len(shape) - 2)))
 
@@ -178,6 +184,15 @@ def deconv_backward(node: ir.Node, affine: Affine, ctx: Context) -> Outcome:
     return Step(f"backward into {label(node)}", edit=edit, absorbs=True)
 
 
+def _product(node: ir.Node, row: Array) -> Array:
+    """A row of K entries, times the weights as [K, N]."""
+    shape = constant_shape(node.inputs[1])
+    assert shape is not None
+    if node.attributes.get_int("transB", 0):
+        return by_rows(_weights(node), shape, lambda weights, _: np.asarray(weights @ row))
+    return combined(_weights(node), shape, row)
+
+
 def _gemm(node: ir.Node) -> tuple[int, int, Array] | Refusal:
     """Rows K, columns N, and the bias as [N] with beta; or why not."""
     if node.attributes.get_int("transA", 0):
@@ -224,10 +239,7 @@ def gemm_forward(node: ir.Node, index: int, affine: Affine, ctx: Context) -> Out
     def edit() -> None:
         added = bias
         if affine.shifts:
-            weight = float_constant(node.inputs[1])
-            assert weight is not None
-            matrix = weight.T if node.attributes.get_int("transB", 0) else weight
-            added = bias + node.attributes.get_float("alpha", 1.0) * (shift @ matrix)
+            added = bias + node.attributes.get_float("alpha", 1.0) * _product(node, shift)
         _write_gemm(node, ctx, scale[:, None], added)
 
     return Step(f"forward into {label(node)}", edit=edit, absorbs=True)
@@ -254,13 +266,14 @@ def gemm_backward(node: ir.Node, affine: Affine, ctx: Context) -> Outcome:
     )
 
 
-def _matmul(node: ir.Node) -> tuple[Array, int] | Refusal:
-    weight, shape = float_constant(node.inputs[1]), dims(node.inputs[0])
+def _matmul(node: ir.Node) -> tuple[int, int, int] | Refusal:
+    """Rows and columns of the weights, and the rank of the data; or why not."""
+    weight, shape = constant_shape(node.inputs[1]), dims(node.inputs[0])
     if weight is None:
         return Refusal(NOT_CONSTANT)
-    if weight.ndim != 2 or shape is None or len(shape) < 2:
+    if len(weight) != 2 or shape is None or len(shape) < 2:
         return Refusal("the weights of MatMul are no matrix")
-    return weight, len(shape)
+    return *weight, len(shape)
 
 
 def matmul_forward(node: ir.Node, index: int, affine: Affine, ctx: Context) -> Outcome:
@@ -274,12 +287,12 @@ def matmul_forward(node: ir.Node, index: int, affine: Affine, ctx: Context) -> O
     operands = _matmul(node)
     if isinstance(operands, Refusal):
         return operands
-    weight, rank = operands
-    vectors = affine.vectors(rank - 1, weight.shape[0])
+    rows, _, rank = operands
+    vectors = affine.vectors(rank - 1, rows)
     if vectors is None:
         return Refusal(OTHER_AXIS)
     scale, shift = vectors
-    onward = Affine(np.ones((1,) * rank), (shift @ weight).reshape((1,) * (rank - 1) + (-1,))).compressed()
+    onward = Affine(np.ones((1,) * rank), _product(node, shift).reshape((1,) * (rank - 1) + (-1,))).compressed()
     return Step(
         f"forward into {label(node)}",
         onward=((node.outputs[0], onward),) if onward.shifts else (),
@@ -298,8 +311,8 @@ def matmul_backward(node: ir.Node, affine: Affine, ctx: Context) -> Outcome:
     operands = _matmul(node)
     if isinstance(operands, Refusal):
         return operands
-    weight, rank = operands
-    vectors = affine.vectors(rank - 1, weight.shape[1])
+    _, columns, rank = operands
+    vectors = affine.vectors(rank - 1, columns)
     if vectors is None:
         return Refusal(OTHER_AXIS)
     if not affine.scales:
