@@ -5,7 +5,7 @@ The only thing that the scripts and the service share. Pure data and files: no h
 
 from bundle.errors import BundleError
 from bundle.files import MANIFEST, Bundle, open_bundle, write_bundle
-from bundle.manifest import BatchNormRecord, Certificate, Manifest, Tap, TensorSpec
+from bundle.manifest import BatchNormRecord, Certificate, DriftThresholds, Manifest, Tap, TensorSpec
 
 __all__ = [
     "MANIFEST",
@@ -13,6 +13,7 @@ __all__ = [
     "Bundle",
     "BundleError",
     "Certificate",
+    "DriftThresholds",
     "Manifest",
     "Tap",
     "TensorSpec",

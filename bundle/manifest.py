@@ -2,7 +2,7 @@
 
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 SCHEMA_VERSION = 1
 
@@ -68,6 +68,31 @@ class Certificate(_Model):
     folded_sha256: str
 
 
+class DriftThresholds(_Model):
+    """Scores that windows of pictures of the training distribution have by chance.
+
+    What is expected of each layer is in `drift.safetensors`: `images`, and `<layer>/count`, `/sum` and
+    `/sum_of_squares` as the probe gives them, over the held-out pictures.
+    """
+
+    held_out: int = Field(ge=1, description="pictures that the thresholds come from; the network never saw them")
+    images: tuple[int, ...] = Field(min_length=1, description="sizes of windows, rising")
+    expected: tuple[float, ...] = Field(description="mean score of windows of each size")
+    limit: tuple[float, ...] = Field(description="score that a share `rate` of windows of each size exceeds")
+    rate: float = Field(gt=0, lt=1, description="false alarms per window")
+    measured: dict[int, float] = Field(
+        default_factory=dict, description="false alarms on windows of other held-out pictures, by the windows' size"
+    )
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "DriftThresholds":
+        if not len(self.images) == len(self.expected) == len(self.limit):
+            raise ValueError("images, expected and limit must be of one length")
+        if list(self.images) != sorted(set(self.images)) or self.images[0] < 1:
+            raise ValueError("images must be positive and rising")
+        return self
+
+
 class Manifest(_Model):
     """`manifest.json`, written last: a bundle without it is not a bundle."""
 
@@ -82,6 +107,7 @@ class Manifest(_Model):
         default_factory=dict, description="operator counts of the `reference` and the `folded` graph"
     )
     certificate: Certificate | None = None
+    drift: DriftThresholds | None = Field(None, description="None if there were no held-out pictures")
     keras_parity: float | None = Field(None, description="largest probability difference from `model.predict`")
     metrics: dict[str, float] = Field(default_factory=dict, description="on the test set, e.g. `accuracy`")
     training: dict[str, Any] = Field(default_factory=dict, description="configuration and provenance of the training")

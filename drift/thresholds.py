@@ -18,7 +18,7 @@ from drift.moments import Array, Layout, Moments
 SIZES = (32, 64, 128, 256, 512, 1024, 2048, 4096)
 RATE = 0.01
 WINDOWS = 5000
-FEWEST = 256  # held-out pictures below which a quantile of 99 % says nothing
+FEWEST = 100  # held-out pictures below which a quantile says nothing
 _CHUNK = 250  # windows at a time
 
 
@@ -64,7 +64,7 @@ def calibrate(
         seed: of the draws; the same seed gives the same thresholds.
 
     Raises:
-        ValueError: fewer than 256 pictures.
+        ValueError: fewer than 100 pictures.
     """
     count = len(pictures)
     if count < FEWEST:

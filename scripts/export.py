@@ -3,6 +3,9 @@
     python scripts/export.py runs/digits-quick/model.keras --name digits
     python scripts/export.py my.keras --name mine --samples pictures.npz --labels cat,dog
 
+Thresholds for drift come from the training's validation split, or from an array `held_out` beside the `images` of
+--samples: pictures like those of the training that the network has not seen. Without at least 200 there are none.
+
 The exported graph is compared with model.predict; above 1e-5 nothing is written. Two exports of one file are the same
 bytes.
 """
@@ -67,6 +70,7 @@ def main(arguments: list[str] | None = None) -> int:
         "operators": {graph: sum(counts.values()) for graph, counts in manifest.operators.items()},
         "keras_parity": manifest.keras_parity,
         **manifest.metrics,
+        "false_alarms": manifest.drift and manifest.drift.measured,
     }
     print(json.dumps(summary, indent=2))
     return 0

@@ -3,7 +3,7 @@
 import io
 import json
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from importlib.metadata import version as installed
 from pathlib import Path
 from typing import Any
@@ -18,10 +18,12 @@ import bnfold
 from bnfold.probe import probe
 from bundle import BatchNormRecord, Bundle, BundleError, Certificate, Manifest, Tap, TensorSpec, write_bundle
 from bundle.manifest import Datatype
+from bundle.statistics import LayerStatistics, layer_references
 from scripts.converting import card, parity
+from scripts.converting.calibration import Calibration, calibration
 from scripts.converting.canonical import canonicalise
 from scripts.converting.samples import Samples
-from scripts.converting.trace import BatchNormLayer, ExportError, batchnorm_layers, trace
+from scripts.converting.trace import PARAMETERS, BatchNormLayer, ExportError, batchnorm_layers, trace
 
 GOLDEN = 16
 RUN_FILES = ("config.json", "history.csv", "classes.csv", "results.json", "curves.png", "confusion.png")
@@ -92,13 +94,18 @@ def export(
         **_example(golden_inputs),
         **_run_files(path.parent),
     }
+    records = _records(norms, folded.report)
+    calibrated = _calibration(files["probe.onnx"], norms, records, _held_out(samples, cases["random"]))
+    if calibrated:
+        files["drift.safetensors"] = calibrated.file
     manifest = Manifest(
         name=name,
         version=version,
         inputs=tuple(_spec(value) for value in folded.model.graph.input),
         outputs=tuple(_spec(value) for value in folded.model.graph.output),
         labels=samples.labels,
-        batchnorm=_records(norms, folded.report),
+        batchnorm=records,
+        drift=calibrated and calibrated.thresholds,
         operators={"reference": folded.report.operators_before, "folded": folded.report.operators_after},
         certificate=Certificate(**{key: getattr(proof, key) for key in Certificate.model_fields}),
         keras_parity=worst,
@@ -149,6 +156,23 @@ def _real(samples: Samples, like: parity.Arrays) -> parity.Arrays | None:
     if samples.images.shape[1:] != noise.shape[1:]:
         raise ExportError(f"samples: pictures of shape {samples.images.shape[1:]}, the network takes {noise.shape[1:]}")
     return {name: samples.images.astype(noise.dtype)}
+
+
+def _held_out(samples: Samples, like: parity.Arrays) -> parity.Arrays | None:
+    return _real(replace(samples, images=samples.held_out), like)
+
+
+def _calibration(
+    probe_file: bytes,
+    norms: Sequence[BatchNormLayer],
+    records: Sequence[BatchNormRecord],
+    held_out: parity.Arrays | None,
+) -> Calibration | None:
+    statistics = {
+        record.name: LayerStatistics(record, *(norm.parameters[name] for name in PARAMETERS))
+        for norm, record in zip(norms, records, strict=True)
+    }
+    return calibration(probe_file, layer_references(statistics), held_out) if held_out else None
 
 
 def _golden(real: parity.Arrays, samples: Samples) -> parity.Arrays:

@@ -14,6 +14,7 @@ def render(manifest: Manifest) -> str:
         _metrics(manifest),
         _fold(manifest),
         _certificate(manifest),
+        _drift(manifest),
         _training(manifest),
         _data(manifest),
     ]
@@ -80,6 +81,19 @@ def _certificate(manifest: Manifest) -> str:
     if proof.max_abs_error_logits is not None:
         rows.insert(2, ("the same of the logits, relative to the largest one", f"{proof.max_abs_error_logits:.2g}"))
     return "## Certificate\n\n" + _table(("measured", ""), rows)
+
+
+def _drift(manifest: Manifest) -> str:
+    drift = manifest.drift
+    if drift is None:
+        return ""
+    rows = [
+        (size, f"{expected:.3g}", f"{limit:.3g}", f"{drift.measured[size]:.2%}" if size in drift.measured else "")
+        for size, expected, limit in zip(drift.images, drift.expected, drift.limit, strict=True)
+    ]
+    head = ("images", "expected score", "limit", "false alarms on others")
+    text = f"From {drift.held_out:,} held-out pictures; {drift.rate:.0%} of windows without drift exceed the limit.\n\n"
+    return "## Drift\n\n" + text + _table(head, rows)
 
 
 def _training(manifest: Manifest) -> str:
