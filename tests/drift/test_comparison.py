@@ -23,7 +23,7 @@ def test_the_divergence_is_the_integral(shift: float, ratio: float) -> None:
     x = np.linspace(-40, 40, 400_001)
 
     def log_density(mean: float, variance: float) -> np.ndarray:
-        return -((x - mean) ** 2) / (2 * variance) - np.log(2 * np.pi * variance) / 2
+        return np.asarray(-((x - mean) ** 2) / (2 * variance) - np.log(2 * np.pi * variance) / 2)
 
     live, trained = log_density(shift, ratio), log_density(0, 1)
     integral = np.trapezoid((np.exp(live) - np.exp(trained)) * (live - trained), x)

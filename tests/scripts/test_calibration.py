@@ -75,12 +75,12 @@ def test_what_is_expected_is_what_keras_sees_on_held_out_pictures(bundle: Bundle
         assert (np.abs(variance - values.var(0)) / (values.var(0) + 0.1 * sigma**2)).max() <= 1e-3
 
 
-def test_an_export_can_be_repeated_to_the_byte(bundle: Bundle, run: Path, tmp_path: Path) -> None:
-    assert export(run, tmp_path).digest == bundle.digest
-
-
-def test_a_bundle_exported_again_finds_its_configuration(bundle: Bundle, tmp_path: Path) -> None:
-    assert export(bundle.folder, tmp_path).manifest.drift == bundle.manifest.drift
+@pytest.mark.slow
+def test_an_export_of_the_bundles_network_says_the_same(bundle: Bundle, tmp_path: Path) -> None:
+    """Its configuration is found in the bundle, and nothing depends on the moment."""
+    again = export(bundle.folder, tmp_path).manifest
+    assert again.drift == bundle.manifest.drift
+    assert again.files["drift.safetensors"] == bundle.manifest.files["drift.safetensors"]
 
 
 def test_without_held_out_pictures_there_are_no_thresholds(run: Path, tmp_path: Path) -> None:
