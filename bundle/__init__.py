@@ -5,7 +5,16 @@ The only thing that the scripts and the service share. Pure data and files: no h
 
 from bundle.errors import BundleError
 from bundle.files import MANIFEST, Bundle, open_bundle, write_bundle
-from bundle.manifest import BatchNormRecord, Certificate, DriftThresholds, Manifest, Tap, TensorSpec
+from bundle.manifest import (
+    BatchNormRecord,
+    Certificate,
+    DriftThresholds,
+    GuardResult,
+    Manifest,
+    Recalibration,
+    Tap,
+    TensorSpec,
+)
 
 __all__ = [
     "MANIFEST",
@@ -14,7 +23,9 @@ __all__ = [
     "BundleError",
     "Certificate",
     "DriftThresholds",
+    "GuardResult",
     "Manifest",
+    "Recalibration",
     "Tap",
     "TensorSpec",
     "open_bundle",

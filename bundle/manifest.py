@@ -93,6 +93,38 @@ class DriftThresholds(_Model):
         return self
 
 
+class GuardResult(_Model):
+    """One test that a recalibration had to pass."""
+
+    name: str
+    passed: bool
+    text: str = Field(description="what was measured and what is asked, for a person")
+
+
+class Recalibration(_Model):
+    """Where a version with re-estimated statistics comes from, and what it does differently.
+
+    Accuracies are None where no labels were given.
+    """
+
+    parent_version: int = Field(ge=1)
+    parent_sha256: str = Field(description="digest of the parent bundle")
+    images: int = Field(ge=1, description="unlabelled images that the statistics were measured on")
+    images_sha256: str = Field(description="of their bytes, in order")
+    pseudo_count: float = Field(ge=0, description="images that the parent's statistics counted for")
+    guards: tuple[GuardResult, ...]
+    forced: bool = Field(description="made although a guard refused")
+    moved: dict[str, float] = Field(description="by layer: root mean square move of the means, in old deviations")
+    entropy: tuple[float, float] = Field(
+        description="mean entropy of the answers on the images, before and after, nats"
+    )
+    agreement: float = Field(description="share of the images with the same class as before")
+    accuracy: tuple[float, float] | None = Field(None, description="on the images, before and after")
+    source_images: int = Field(0, description="images of the training's kind: those given, or the golden ones")
+    source_agreement: float | None = Field(None, description="share of those with the same class as before")
+    source_accuracy: tuple[float, float] | None = Field(None, description="on those, before and after")
+
+
 class Manifest(_Model):
     """`manifest.json`, written last: a bundle without it is not a bundle."""
 
@@ -108,6 +140,7 @@ class Manifest(_Model):
     )
     certificate: Certificate | None = None
     drift: DriftThresholds | None = Field(None, description="None if there were no held-out pictures")
+    recalibration: Recalibration | None = Field(None, description="None for a version that was trained")
     keras_parity: float | None = Field(None, description="largest probability difference from `model.predict`")
     metrics: dict[str, float] = Field(default_factory=dict, description="on the test set, e.g. `accuracy`")
     training: dict[str, Any] = Field(default_factory=dict, description="configuration and provenance of the training")

@@ -46,6 +46,12 @@ class NotFoundError(ServiceError):
     status = 404
 
 
+class ConflictError(ServiceError):
+    """Not in the state that things are in; the message says what to do first."""
+
+    status = 409
+
+
 class TooLargeError(ServiceError):
     """The body or the picture is over its limit."""
 
@@ -56,6 +62,12 @@ class UnsupportedMediaError(ServiceError):
     """Not a picture of a known format."""
 
     status = 415
+
+
+class MissingPartsError(ServiceError):
+    """This installation lacks what the request needs; the message says what to install."""
+
+    status = 501
 
 
 class UnavailableError(ServiceError):

@@ -1,16 +1,21 @@
 """The model repository: `<name>/<version>/` folders, and the versions of them that serve."""
 
 import logging
+import os
 import re
+import shutil
 import threading
 import time
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from bundle import BundleError, open_bundle
+from bundle.default import is_proposal, preference, promote, roll_back
 from service.engine.scheduler import Scheduler
 from service.engine.session import resolve_provider
-from service.errors import BadRequestError, LoadError, NotFoundError, StartupError
+from service.errors import BadRequestError, ConflictError, LoadError, NotFoundError, StartupError
 from service.metrics.ledger import Ledger
 from service.model import Model, load_model
 from service.settings import Settings
@@ -21,8 +26,23 @@ NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 VERSION = re.compile(r"[1-9][0-9]{0,17}")
 
 
+@dataclass(frozen=True)
+class Served:
+    """What serves under one name.
+
+    Attributes:
+        versions: the loaded versions, oldest first.
+        default: the one that answers when none is named.
+    """
+
+    versions: dict[int, Model]
+    default: int
+
+
 class Repository:
-    """The loaded versions, by name and number; what is asked for without a version is the newest.
+    """The loaded versions, by name and number; what is asked for without a version is the default.
+
+    That is the one that was promoted last, or the newest that is no proposal (see `bundle.default`).
 
     A name or version from a request is only ever looked up, it never becomes a path. Reading needs no lock: what serves
     under a name is replaced as a whole, and a request keeps the version that it began with.
@@ -36,7 +56,7 @@ class Repository:
     def __init__(self, settings: Settings, scheduler: Scheduler, ledger: Ledger) -> None:
         self._settings, self._scheduler, self._ledger = settings, scheduler, ledger
         self._provider = resolve_provider(settings)
-        self._serving: dict[str, dict[int, Model]] = {}
+        self._serving: dict[str, Served] = {}
         self._left_out: dict[tuple[str, int], str] = {}
         self._unloaded: set[str] = set()
         self._changing = threading.Lock()
@@ -100,24 +120,25 @@ class Repository:
         self._unloaded |= names
 
     def get(self, name: str, version: str | None = None) -> Model:
-        """The version that is asked for, or the newest.
+        """The version that is asked for, or the default.
 
         Raises:
             NotFoundError: it is not served.
         """
-        versions = self._serving.get(name)
-        if not versions:
+        served = self._serving.get(name)
+        if served is None:
             raise NotFoundError(f"Request for unknown model: '{_clip(name)}' is not found")
         if version is None:
-            return versions[next(reversed(versions))]
-        model = versions.get(int(version)) if VERSION.fullmatch(version) else None
+            return served.versions[served.default]
+        model = served.versions.get(int(version)) if VERSION.fullmatch(version) else None
         if model is None:
             raise NotFoundError(f"Request for unknown model: '{_clip(name)}' version {_clip(version)} is not found")
         return model
 
     def versions(self, name: str) -> list[int]:
         """The versions of a model that serve, oldest first."""
-        return list(self._serving.get(name, ()))
+        served = self._serving.get(name)
+        return list(served.versions) if served else []
 
     def names(self) -> list[str]:
         """The models that serve, by name."""
@@ -133,7 +154,7 @@ class Repository:
 
     def everything(self) -> list[Model]:
         """All versions that serve."""
-        return [model for _, versions in sorted(self._serving.items()) for model in versions.values()]
+        return [model for _, served in sorted(self._serving.items()) for model in served.versions.values()]
 
     def index(self, only_ready: bool = False) -> list[dict[str, Any]]:
         """Every version that is known, as the protocol's repository index lists it."""
@@ -143,14 +164,84 @@ class Repository:
             rows += [(name, "", "UNAVAILABLE", "unloaded") for name in self._unloaded]
         return [dict(zip(("name", "version", "state", "reason"), row, strict=True)) for row in sorted(rows)]
 
+    def promote(self, name: str, version: str) -> None:
+        """Make a version the default, loading it if it is not.
+
+        Raises:
+            NotFoundError: the repository has no such version.
+            BadRequestError: it cannot serve; nothing is changed.
+            ConflictError: the repository cannot be written.
+        """
+        folder, number = self._version(name, version)
+        if number not in select(self._settings.versions, [number])[0]:
+            raise BadRequestError(f"the setting 'versions' ({self._settings.versions}) keeps version {number} out")
+        try:
+            open_bundle(folder)
+        except BundleError as error:
+            raise BadRequestError(f"version {number} of '{name}' cannot be promoted: {error}") from error
+        self._change(name, lambda: promote(folder.parent, number))
+
+    def roll_back(self, name: str) -> None:
+        """Undo the last promotion.
+
+        Raises:
+            NotFoundError: the repository has no such model.
+            ConflictError: no version was promoted, or the repository cannot be written.
+        """
+        if not NAME.fullmatch(name) or name not in scan(self._settings.models):
+            raise NotFoundError(f"Request for unknown model: '{_clip(name)}' is not found")
+        self._change(name, lambda: roll_back(self._settings.models / name))
+
+    def delete(self, name: str, version: str) -> None:
+        """Remove a recalibrated version from the repository.
+
+        Raises:
+            NotFoundError: the repository has no such version.
+            ConflictError: it is the default, or was trained and not recalibrated, or the repository cannot be written.
+        """
+        folder, number = self._version(name, version)
+        hidden = folder.with_name(f".deleted-{number}-{time.time_ns()}")
+
+        def remove() -> None:
+            served = self._serving.get(name)
+            if not is_proposal(folder):
+                raise ConflictError(f"version {number} of '{name}' is no recalibrated one; only those can be deleted")
+            if served and served.default == number:
+                raise ConflictError(f"version {number} of '{name}' is the default; promote another or roll back first")
+            os.rename(folder, hidden)  # at once out of everybody's sight, however long the rest takes
+
+        self._change(name, remove)
+        shutil.rmtree(hidden, ignore_errors=True)
+
+    def _version(self, name: str, version: str) -> tuple[Path, int]:
+        """The folder and the number of a version; both were looked up, so that no path is made of a request."""
+        number = int(version) if VERSION.fullmatch(version) else 0
+        if number not in scan(self._settings.models).get(name, ()):
+            raise NotFoundError(f"Request for unknown model: '{_clip(name)}' version {_clip(version)} is not found")
+        return self._settings.models / name / str(number), number
+
+    def _change(self, name: str, change: Callable[[], Any]) -> None:
+        """Change the repository's folder and follow it."""
+        with self._changing:
+            try:
+                change()
+            except BundleError as error:
+                raise ConflictError(str(error)) from error
+            except OSError as error:
+                raise ConflictError(f"the model repository cannot be written: {error.strerror}") from error
+            self._unloaded.discard(name)
+            self._update(name, scan(self._settings.models).get(name, []))
+
     def _update(self, name: str, versions: list[int]) -> None:
         """Bring what serves under a name to what the policy asks for, in one swap."""
-        old = self._serving.get(name, {})
+        served = self._serving.get(name)
+        old = served.versions if served else {}
         wanted, most = select(self._settings.versions, versions)
+        order = self._order(name, wanted)
         known = self._left_out
         self._left_out = {key: why for key, why in self._left_out.items() if key[0] != name}
         new: dict[int, Model] = {}
-        for version in reversed(wanted):  # the newest first, since `latest` stops at the first that loads
+        for version in order:  # the best first, since `latest` stops at the first that loads
             if len(new) == most:
                 break
             try:
@@ -162,11 +253,22 @@ class Repository:
                 if version in old and version in versions:
                     new[version] = old[version]
         if new:
-            self._serving[name] = dict(sorted(new.items()))
+            default = next(version for version in order if version in new)
+            self._serving[name] = Served(dict(sorted(new.items())), default)
+            if served and served.default != default:
+                log.info("%s version %s is the default now, after version %s", name, default, served.default)
         elif name in self._serving:
             del self._serving[name]
         for version in sorted(set(old) - set(new)):
             log.info("%s version %s is out of service", name, version)
+
+    def _order(self, name: str, versions: list[int]) -> list[int]:
+        """The versions as they are wanted as the default, the best first."""
+        try:
+            return preference(self._settings.models / name, versions)
+        except BundleError as error:
+            log.error("%s; the newest version is taken for the default", error)
+            return sorted(versions, reverse=True)
 
     def _load(self, name: str, version: int) -> Model:
         start = time.perf_counter()
