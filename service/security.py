@@ -7,8 +7,9 @@ from pydantic import SecretStr
 
 from service.errors import ForbiddenError, UnauthorizedError
 
-# Probes and scrapes come without keys, from machines that have none.
-OPEN = ("/v2/health/live", "/v2/health/ready", "/healthz", "/readyz", "/metrics")
+# Probes and scrapes come without keys, from machines that have none; so does a browser that opens the page.
+OPEN = ("/v2/health/live", "/v2/health/ready", "/healthz", "/readyz", "/metrics", "/")
+OPEN_BELOW = "/page/"  # the page's own files, the same everywhere
 
 
 def presented_key(headers: Iterable[tuple[bytes, bytes]]) -> bytes:
@@ -38,7 +39,7 @@ def check_access(path: str, headers: Iterable[tuple[bytes, bytes]], keys: Sequen
     Raises:
         UnauthorizedError: no key, or a wrong one.
     """
-    if keys and path not in OPEN and not is_one_of(presented_key(headers), keys):
+    if keys and path not in OPEN and not path.startswith(OPEN_BELOW) and not is_one_of(presented_key(headers), keys):
         raise UnauthorizedError("this server needs a key: Authorization: Bearer <key>", {"WWW-Authenticate": "Bearer"})
 
 
