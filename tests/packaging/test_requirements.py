@@ -50,7 +50,7 @@ def test_a_file_is_nothing_but_pins_with_hashes(name: str) -> None:
     [
         ("serve", declared("cpu")),
         ("serve-gpu", declared("gpu")),
-        ("dev", declared("cpu", "compile", "train", group="dev")),
+        ("dev", declared("cpu", "compile", "train", "ray", "score", group="dev")),
     ],
 )
 def test_a_file_gives_what_pyproject_asks_for(name: str, wanted: list[Requirement]) -> None:
