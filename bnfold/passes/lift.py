@@ -41,6 +41,7 @@ class LiftAffines(FoldPass):
                 modified |= self._lift_batchnorm(node)
             elif is_op(node, "Mul", "Add", "Sub", "Div", "Neg"):
                 modified |= self._lift_arithmetic(node)
+                self._note_missing_constant(node)
         for node in tuple(graph):
             if pending(node) is not None:
                 _join_pair(node)
@@ -69,6 +70,18 @@ class LiftAffines(FoldPass):
         record.bias = is_op(source.producer(), "MatMul") and not affine.scales
         self._replace(node, source, affine, record)
         return True
+
+    def _note_missing_constant(self, node: ir.Node) -> None:
+        """Says which input of the graph could be a constant: exporters lose the values of some."""
+        for value, data in (tuple(node.inputs), tuple(reversed(node.inputs))) if len(node.inputs) == 2 else ():
+            shape, wide = dims(value), dims(data)
+            if value is None or not value.is_graph_input() or not is_float(value) or shape is None or not wide:
+                continue
+            if None not in shape and len(shape) > 0 and shape != wide and _fits(shape, wide):
+                self._ctx.ledger.notes.append(
+                    f"{node.name}: its operand {value.name} is an input without a value; as an initializer it would be "
+                    "folded (tf2onnx makes inputs of a Normalization layer's statistics)"
+                )
 
     def _replace(self, node: ir.Node, source: ir.Value, affine: Affine, record: Record) -> None:
         output = node.outputs[0]
@@ -141,7 +154,7 @@ def _arithmetic(node: ir.Node) -> tuple[ir.Value, Affine] | None:
         return None
     constant, source = operands[places[0]], node.inputs[1 - places[0]]
     shape = dims(source)
-    if source is None or constant is None or not shape or not is_float(source) or not _fits(constant, shape):
+    if source is None or constant is None or not shape or not is_float(source) or not _fits(constant.shape, shape):
         return None
     with np.errstate(all="ignore"):
         try:
@@ -151,10 +164,11 @@ def _arithmetic(node: ir.Node) -> tuple[ir.Value, Affine] | None:
     return source, affine.compressed()
 
 
-def _fits(constant: Array, shape: tuple[int | None, ...]) -> bool:
-    if constant.ndim > len(shape) or constant.size == 0:
+def _fits(constant: tuple[int | None, ...], shape: tuple[int | None, ...]) -> bool:
+    """Whether a constant of this shape neither widens a tensor nor varies along its batch."""
+    if len(constant) > len(shape) or 0 in constant:
         return False
-    aligned = (1,) * (len(shape) - constant.ndim) + constant.shape
+    aligned = (1,) * (len(shape) - len(constant)) + constant
     return aligned[0] == 1 and all(have in (1, size) for have, size in zip(aligned, shape, strict=True))
 
 

@@ -2,7 +2,6 @@
 
 import importlib.metadata
 import importlib.util
-from collections.abc import Iterable
 from typing import Any
 
 import keras
@@ -21,23 +20,22 @@ WRONG = 1e-3
 """Relative error above which a result is another function, not a rounded one."""
 
 
-def compare(names: Iterable[str]) -> list[dict[str, Any]]:
-    """One record per network, form and installed tool.
+def compare(name: str) -> list[dict[str, Any]]:
+    """One record per form and installed tool.
 
     Args:
-        names: keys of `TOPOLOGIES`.
+        name: key of `TOPOLOGIES`.
     """
-    tools = {name: tool for name, tool in TOOLS.items() if tool.installed}
+    topology = TOPOLOGIES[name]
+    model = topology.build()
+    twin = without_batchnorm(model)
+    randomise(model, negative=topology.negative)
+    randomise(twin)
     records = []
-    for name in names:
-        topology = TOPOLOGIES[name]
-        model = topology.build()
-        twin = without_batchnorm(model)
-        randomise(model, negative=topology.negative)
-        randomise(twin)
-        for form, export in FORMS.items():
-            graph, plain = export(model), export(twin)
-            for title, tool in tools.items():
+    for form, export in FORMS.items():
+        graph, plain = export(model), export(twin)
+        for title, tool in TOOLS.items():
+            if tool.installed:
                 found = {"network": name, "form": form, "tool": title, "minimum": topology.minimum}
                 records.append(found | _outcome(tool, graph, plain, model))
     return records

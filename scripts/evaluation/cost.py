@@ -11,6 +11,7 @@ from typing import NamedTuple
 import onnx
 
 import bnfold
+from bnfold.files import load, save
 
 _STATUS = Path("/proc/self/status")
 
@@ -20,7 +21,7 @@ class Cost(NamedTuple):
 
     seconds: float
     memory: float | None
-    """Peak growth of the resident memory while loading and folding, relative to the file; None if not on Linux."""
+    """Peak growth of the resident memory from the imports to the written file, in files; None if not on Linux."""
 
 
 def cost(model: onnx.ModelProto, target: str) -> Cost:
@@ -48,8 +49,9 @@ def _memory(field: str) -> int | None:
 def _measure(path: Path, target: str) -> Cost:
     before = _memory("VmRSS")
     begin = time.perf_counter()
-    bnfold.fold(onnx.load(path), target=target)
+    folded = bnfold.fold(load(path), target=target)
     seconds = time.perf_counter() - begin
+    save(folded.model, path.with_suffix(".folded.onnx"))
     peak = _memory("VmHWM")
     grown = None if before is None or peak is None else (peak - before) / path.stat().st_size
     return Cost(seconds, grown)

@@ -34,17 +34,13 @@ def _application(name: str) -> Callable[[int], keras.Model]:
     )
 
 
-def _without_normalization(make: Callable[[int], keras.Model]) -> Callable[[int], keras.Model]:
-    """The same network with Rescaling, by ImageNet's statistics, in place of Normalization.
-
-    tf2onnx makes the statistics of a Normalization layer inputs of the graph without values.
-    """
+def _with_statistics(make: Callable[[int], keras.Model]) -> Callable[[int], keras.Model]:
+    """The same network with ImageNet's statistics in its Normalization layer."""
 
     def swap(layer: keras.Layer) -> keras.Layer:
         if isinstance(layer, keras.layers.Normalization):
-            mean, deviation = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-            scale = [1 / d for d in deviation]
-            return keras.layers.Rescaling(scale, [-m / d for m, d in zip(mean, deviation, strict=True)])
+            variance = [deviation**2 for deviation in (0.229, 0.224, 0.225)]
+            return keras.layers.Normalization(mean=(0.485, 0.456, 0.406), variance=variance, name=layer.name)
         return layer.__class__.from_config(layer.get_config())
 
     return lambda size: keras.models.clone_model(make(size), clone_function=swap)
@@ -74,8 +70,8 @@ NETWORKS = {
     "DenseNet121": Network(_application("DenseNet121"), 64),
     "MobileNetV2": Network(_application("MobileNetV2"), 64),
     "MobileNetV3Small": Network(_application("MobileNetV3Small"), 64, 0, 255),
-    "EfficientNetB0": Network(_without_normalization(_application("EfficientNetB0")), 64, 0, 255),
-    "EfficientNetV2B0": Network(_without_normalization(_application("EfficientNetV2B0")), 64, 0, 255),
+    "EfficientNetB0": Network(_with_statistics(_application("EfficientNetB0")), 64, 0, 255),
+    "EfficientNetV2B0": Network(_with_statistics(_application("EfficientNetV2B0")), 64, 0, 255),
     "InceptionV3": Network(_application("InceptionV3"), 75),
     "Xception": Network(_application("Xception"), 71),
     "VGG16 with BN": Network(_vgg16, 64),

@@ -123,3 +123,33 @@ def test_epsilon_enters_the_scale() -> None:
 def test_degenerate_statistics_fold_exactly(gamma: float, variance: float) -> None:
     graph = conv_bn(g=np.array([gamma, 1, -1, 0.5]), v=np.array([variance, 1, 0, 2.0]))
     assert operators(folded(graph).model) == ["Conv"]
+
+
+NORMALIZATION = """(float[N,8,8,3] x{more}) => (float[N,4,6,6] y) {{
+    d = Sub(x, mean)  n = {scaling}  t = Transpose<perm=[0,3,1,2]>(n)  y = Conv(t, w, z) }}"""
+MEAN, DEVIATION = np.array([0.5, -0.4, 0.3]).reshape(1, 1, 1, 3), np.array([0.2, 0.3, 0.5]).reshape(1, 1, 1, 3)
+
+
+@pytest.mark.parametrize("scaling", ["Mul(d, reciprocal)", "Div(d, deviation)"])
+def test_a_normalization_layer_goes_into_the_convolution(scaling: str) -> None:
+    constants = {"reciprocal": 1 / DEVIATION} if "Mul" in scaling else {"deviation": DEVIATION}
+    text = NORMALIZATION.format(scaling=scaling, more="")
+    graph = model(text, mean=MEAN, w=weights(4, 3, 3, 3), z=bias(4), **constants)
+    result = folded(graph)
+    assert operators(result.model) == ["Transpose", "Conv"]
+    assert result.report.notes == ()
+
+
+def test_a_mean_that_the_exporter_made_an_input_is_named() -> None:
+    """As tf2onnx writes a Normalization layer."""
+    text = NORMALIZATION.format(scaling="Mul(d, reciprocal)", more=", float[1,1,1,3] mean")
+    graph = model(text, reciprocal=1 / DEVIATION, w=weights(4, 3, 3, 3), z=bias(4))
+    result = bnfold.fold(graph)
+    assert operators(result.model) == ["Sub", "Transpose", "Conv"]
+    (note,) = result.report.notes
+    assert note.startswith("Sub_d: its operand mean is an input without a value; as an initializer it would be folded")
+
+
+def test_two_inputs_of_one_shape_are_no_missing_constant() -> None:
+    graph = model("(float[N,4] x, float[N,4] x2) => (float[N,4] y) { y = Sub(x, x2) }")
+    assert bnfold.fold(graph).report.notes == ()

@@ -4,8 +4,8 @@ import onnx
 import pytest
 
 import bnfold
+from scripts.evaluation.places import TOPOLOGIES, Topology, exported, with_batchnorm_nodes, without_batchnorm
 from tests.bnfold.graphs import folded, residuals
-from tests.bnfold.topologies import TOPOLOGIES, Topology, exported, with_batchnorm_nodes, without_batchnorm
 
 pytestmark = [
     pytest.mark.slow,

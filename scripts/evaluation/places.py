@@ -1,4 +1,4 @@
-"""Small Keras networks, one per kind of place where batch normalisation stands, with the fewest operators that stay.
+"""Sixty small Keras networks, one per kind of place where batch normalisation stands, and what stays of them at least.
 
 Every network has random biases and unit-scale weights. `exported` gives its ONNX graph as tf2onnx writes it, each layer
 as Mul and Add; `with_batchnorm_nodes` puts BatchNormalization nodes in place of the pairs, `without_batchnorm` nothing.
@@ -266,15 +266,41 @@ TOPOLOGIES: tuple[Topology, ...] = (
 )
 
 
-def exported(topology: Topology, seed: int = 0) -> onnx.ModelProto:
-    """The network's ONNX graph as tf2onnx writes it."""
+class Wider:
+    """Makes layers like a module of layers, with more channels, on larger pictures."""
+
+    def __init__(self, layers: Any, channels: int, pixels: int) -> None:
+        self._layers, self._channels, self._pixels = layers, channels, pixels
+
+    def __getattr__(self, name: str) -> Any:
+        """A layer's class, or what calls it with more channels."""
+        made = getattr(self._layers, name)
+        if name == "Input":
+            return lambda shape, **options: made((*(self._pixels * size for size in shape[:-1]), shape[-1]), **options)
+        if name in WITH_CHANNELS:
+            return lambda channels, *rest, **options: made(self._channels * channels, *rest, **options)
+        return made
+
+
+WITH_CHANNELS = ("Conv1D", "Conv2D", "Conv3D", "Conv2DTranspose", "SeparableConv2D", "Dense")
+
+
+def exported(topology: Topology, seed: int = 0, channels: int = 1, pixels: int = 1) -> onnx.ModelProto:
+    """The network's ONNX graph as tf2onnx writes it.
+
+    Args:
+        topology: says how to build it.
+        seed: of the weights.
+        channels: factor of the channels of every layer.
+        pixels: factor of the pictures' height and width.
+    """
     import keras
     import tensorflow as tf
     import tf2onnx
 
     keras.utils.clear_session()
     rng = np.random.default_rng(seed)
-    model = topology.build(keras.layers, keras.layers.BatchNormalization)
+    model = topology.build(Wider(keras.layers, channels, pixels), keras.layers.BatchNormalization)
     for layer in model.layers:
         if isinstance(layer, keras.layers.BatchNormalization):
             layer.set_weights([_statistic(topology, weight.name, weight.shape, rng) for weight in layer.weights])
