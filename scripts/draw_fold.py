@@ -9,7 +9,6 @@ from pathlib import Path
 
 import matplotlib as mpl
 import onnx
-from onnx import numpy_helper
 
 mpl.use("Agg")  # Chosen before pyplot is imported: a machine that draws may have no screen.
 from matplotlib import pyplot as plt
@@ -21,7 +20,7 @@ COLOURS = {"affine": ("#fde0c5", "#c2410c"), "weights": ("#dbeafe", "#1d4ed8"), 
 
 def describe(model: onnx.ModelProto) -> list[tuple[str, str, str]]:
     """Operator, node name and kind (affine, weights, other) of every node, in order."""
-    shapes = {tensor.name: numpy_helper.to_array(tensor).shape for tensor in model.graph.initializer}
+    shapes = {tensor.name: tuple(tensor.dims) for tensor in model.graph.initializer}
     nodes = []
     previous = ""
     for node in model.graph.node:
