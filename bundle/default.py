@@ -72,6 +72,18 @@ def roll_back(model: Path) -> int:
     return history[-1]
 
 
+def forget(model: Path, version: int) -> None:
+    """Take a version out of the promotions, so that another one that comes under its number is none.
+
+    Raises:
+        BundleError: the file is damaged.
+        OSError: the folder cannot be written.
+    """
+    history = promotions(model)
+    if version in history:
+        _write(model, tuple(v for v in history if v != version))
+
+
 def preference(model: Path, versions: Iterable[int]) -> list[int]:
     """The versions in the order in which they are wanted as the default.
 

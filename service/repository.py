@@ -12,13 +12,14 @@ from pathlib import Path
 from typing import Any
 
 from bundle import BundleError, open_bundle
-from bundle.default import is_proposal, preference, promote, roll_back
+from bundle.default import forget, is_proposal, preference, promote, roll_back
 from service.engine.scheduler import Scheduler
 from service.engine.session import resolve_provider
 from service.errors import BadRequestError, ConflictError, LoadError, NotFoundError, StartupError
 from service.metrics.ledger import Ledger
 from service.model import Model, load_model
 from service.settings import Settings
+from service.watch.watcher import Watcher
 
 log = logging.getLogger(__name__)
 
@@ -51,10 +52,11 @@ class Repository:
         settings: the server's.
         scheduler: runs the models.
         ledger: counts them.
+        watcher: samples their traffic.
     """
 
-    def __init__(self, settings: Settings, scheduler: Scheduler, ledger: Ledger) -> None:
-        self._settings, self._scheduler, self._ledger = settings, scheduler, ledger
+    def __init__(self, settings: Settings, scheduler: Scheduler, ledger: Ledger, watcher: Watcher) -> None:
+        self._settings, self._scheduler, self._ledger, self._watcher = settings, scheduler, ledger, watcher
         self._provider = resolve_provider(settings)
         self._serving: dict[str, Served] = {}
         self._left_out: dict[tuple[str, int], str] = {}
@@ -208,6 +210,7 @@ class Repository:
                 raise ConflictError(f"version {number} of '{name}' is no recalibrated one; only those can be deleted")
             if served and served.default == number:
                 raise ConflictError(f"version {number} of '{name}' is the default; promote another or roll back first")
+            forget(folder.parent, number)
             os.rename(folder, hidden)  # at once out of everybody's sight, however long the rest takes
 
         self._change(name, remove)
@@ -280,6 +283,7 @@ class Repository:
             settings=self._settings,
             scheduler=self._scheduler,
             ledger=self._ledger,
+            watcher=self._watcher,
         )
         took = (time.perf_counter() - start) * 1e3
         log.info("serving %s version %s on %s, ready after %.0f ms", name, version, model.provider, took)

@@ -11,6 +11,7 @@ def render(manifest: Manifest) -> str:
         _front_matter(manifest),
         f"# {manifest.name}, version {manifest.version}\n",
         _signature(manifest),
+        _recalibration(manifest),
         _metrics(manifest),
         _fold(manifest),
         _certificate(manifest),
@@ -45,6 +46,32 @@ def _signature(manifest: Manifest) -> str:
     return text
 
 
+def _recalibration(manifest: Manifest) -> str:
+    made = manifest.recalibration
+    if made is None:
+        return ""
+    rows: list[tuple[str, Any]] = [
+        ("new images", f"{made.images:,}"),
+        ("pseudo-count of the old statistics", f"{made.pseudo_count:g}"),
+        ("mean entropy of the answers, before and after", "{:.3f}, {:.3f} nats".format(*made.entropy)),
+        ("same class as before, new images", f"{made.agreement:.2%}"),
+    ]
+    if made.accuracy:
+        rows.append(("accuracy on them, before and after", "{:.2%}, {:.2%}".format(*made.accuracy)))
+    if made.source_agreement is not None:
+        rows.append((f"same class as before, {made.source_images:,} old images", f"{made.source_agreement:.2%}"))
+    if made.source_accuracy:
+        rows.append(("accuracy on those, before and after", "{:.2%}, {:.2%}".format(*made.source_accuracy)))
+    rows += [(f"guard: {guard.name}", ("" if guard.passed else "**refused**: ") + guard.text) for guard in made.guards]
+    text = (
+        f"The statistics of version {made.parent_version} (`{made.parent_sha256[:16]}…`), re-estimated on new, "
+        "unlabelled images; the weights are the same. The images are not kept, and neither is the Keras network, "
+        "which holds the old statistics.\n"
+    )
+    forced = "\nIt was forced: a guard rail had refused.\n" if made.forced else ""
+    return "## Recalibration\n\n" + text + forced + "\n" + _table(("", ""), rows)
+
+
 def _metrics(manifest: Manifest) -> str:
     if not manifest.metrics:
         return ""
@@ -71,13 +98,14 @@ def _certificate(manifest: Manifest) -> str:
     rows: list[tuple[str, Any]] = [
         ("inputs tried", ", ".join(f"{count} {kind}" for kind, count in proof.inputs.items())),
         ("largest error against the float64 reference", f"{proof.max_abs_error:.2g}"),
-        ("largest difference from Keras' `predict`", f"{manifest.keras_parity:.2g}"),
         ("same class", f"{proof.argmax_agreement:.4%}"),
         ("smallest margin of the two largest probabilities", f"{proof.smallest_margin:.2g}"),
         ("largest distance of a mean from 0, in σ", f"{proof.conditioning:.3g}"),
         ("sha256 of the reference graph", f"`{proof.reference_sha256[:16]}…`"),
         ("sha256 of the folded graph", f"`{proof.folded_sha256[:16]}…`"),
     ]
+    if manifest.keras_parity is not None:
+        rows.insert(2, ("largest difference from Keras' `predict`", f"{manifest.keras_parity:.2g}"))
     if proof.max_abs_error_logits is not None:
         rows.insert(2, ("the same of the logits, relative to the largest one", f"{proof.max_abs_error_logits:.2g}"))
     return "## Certificate\n\n" + _table(("measured", ""), rows)
