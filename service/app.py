@@ -8,7 +8,7 @@ from typing import Any
 from fastapi import FastAPI
 
 from service.dataplane import VERSION, DataPlane
-from service.http import docs, errors, openapi, page, predict, routes, tfserving, triton
+from service.http import docs, errors, openapi, page, predict, routes, statistics, tfserving, triton
 from service.http.front import Front
 from service.settings import Settings
 
@@ -59,7 +59,8 @@ def create_app(settings: Settings | None = None, plane: DataPlane | None = None)
     app.state.plane = data_plane
     app.front = Front(app.framework, data_plane)
     errors.install(app)
-    for module in (triton, routes, predict, tfserving, page):  # triton first: its `/v2/models/stats` is nobody's name
+    # Triton first: its `/v2/models/stats` is nobody's name.
+    for module in (triton, statistics, routes, predict, tfserving, page):
         app.include_router(module.router, responses=openapi.ERRORS)
     app.include_router(docs.router)
     openapi.describe(app)

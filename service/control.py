@@ -64,12 +64,12 @@ class Journal:
     def _exclusive(self) -> Iterator[None]:
         with self._lock:
             if self._fd is not None:
-                fcntl.flock(self._fd, fcntl.LOCK_EX)
+                fcntl.lockf(self._fd, fcntl.LOCK_EX)  # not flock: see Ledger.exclusive
             try:
                 yield
             finally:
                 if self._fd is not None:
-                    fcntl.flock(self._fd, fcntl.LOCK_UN)
+                    fcntl.lockf(self._fd, fcntl.LOCK_UN)
 
 
 class Control:

@@ -16,6 +16,7 @@ from service.protocol.tensors import Array
 from service.repository import Repository
 from service.resources import available_cpus
 from service.settings import Settings
+from service.watch.watcher import Watcher
 
 log = logging.getLogger(__name__)
 
@@ -41,17 +42,25 @@ class DataPlane:
         settings: the server's.
         ledger: where to count; one of its own by default.
         journal: what the workers tell each other; one of its own by default.
+        sums: where to sum up the statistics of the traffic; one of its own by default.
 
     Attributes:
         draining: the server is about to end: it still answers, but is no longer ready.
     """
 
-    def __init__(self, settings: Settings, ledger: Ledger | None = None, journal: Journal | None = None) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        ledger: Ledger | None = None,
+        journal: Journal | None = None,
+        sums: Ledger | None = None,
+    ) -> None:
         self.settings = settings
         self.ledger = ledger or Ledger()
         self.control = Control(self.ledger, journal or Journal())
         self.draining = False
         self._operating = threading.Lock()
+        self._watcher = Watcher(settings, sums)
         self._scheduler: Scheduler | None = None
         self._repository: Repository | None = None
 
@@ -68,7 +77,7 @@ class DataPlane:
         scheduler = Scheduler(self.settings.runners or max(1, share))
         log.info("%d cores, %d runners of %d threads", cpus, scheduler.runners, self.settings.threads)
         try:
-            repository = Repository(self.settings, scheduler, self.ledger)
+            repository = Repository(self.settings, scheduler, self.ledger, self._watcher)
             repository.leave_out(self.control.unloaded())
             repository.start()
         except BaseException:
@@ -80,6 +89,7 @@ class DataPlane:
         """Finish what is queued and end the runners."""
         if self._scheduler is not None:
             self._scheduler.close()
+        self._watcher.close()
         self._scheduler = self._repository = None
 
     @property

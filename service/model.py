@@ -2,16 +2,17 @@
 
 import logging
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import orjson
 
 from bundle import MANIFEST, Bundle, BundleError, TensorSpec, open_bundle
-from service.batchnorm import batchnorm_report
-from service.engine.scheduler import Job, Lane, Scheduler
+from bundle.statistics import PROBE_FILE
+from service.batchnorm import BatchNormReport
+from service.engine.scheduler import Batch, Job, Lane, Scheduler
 from service.engine.session import CPU, Session, example_inputs, open_session, read_signature
 from service.errors import LoadError
 from service.metrics.ledger import Ledger
@@ -21,6 +22,7 @@ from service.protocol.response import ResponseWriter
 from service.protocol.signature import Signature
 from service.protocol.tensors import Array
 from service.settings import Settings
+from service.watch.watcher import Watch, Watcher
 
 log = logging.getLogger(__name__)
 
@@ -42,7 +44,8 @@ class Model:
         statistics: its counts.
         reader: reads its requests.
         writer: writes its answers.
-        batchnorm: the report on its batch-normalisation layers, as JSON; None where nothing is known.
+        batchnorm: the report on its batch-normalisation layers; None where nothing is known.
+        watch: compares its traffic with the training data; None where that is not possible or not wanted.
     """
 
     name: str
@@ -55,7 +58,8 @@ class Model:
     statistics: Statistics
     reader: RequestReader
     writer: ResponseWriter
-    batchnorm: bytes | None
+    batchnorm: BatchNormReport | None
+    watch: Watch | None
     _scheduler: Scheduler
     _session: Session
 
@@ -67,6 +71,15 @@ class Model:
     def digest(self) -> str | None:
         """sha256 of the bundle's manifest: its identity."""
         return self.bundle.digest if self.bundle else None
+
+    @property
+    def unwatched(self) -> str:
+        """Why there is no watch, if there is none."""
+        if self.bundle is None:
+            return "it is a bare model.onnx without statistics"
+        if PROBE_FILE not in self.bundle.manifest.files or not any(r.tap for r in self.bundle.manifest.batchnorm):
+            return "its bundle has no probe.onnx, or none of its layers has a tap"
+        return "FOLDSERVE_DRIFT_SHARE is 0, or there was no memory left; the server's log says which"
 
     def metadata(self, versions: list[int]) -> dict[str, Any]:
         """The protocol's model metadata."""
@@ -99,7 +112,15 @@ class Model:
 
 
 def load_model(
-    folder: Path, *, name: str, version: int, provider: str, settings: Settings, scheduler: Scheduler, ledger: Ledger
+    folder: Path,
+    *,
+    name: str,
+    version: int,
+    provider: str,
+    settings: Settings,
+    scheduler: Scheduler,
+    ledger: Ledger,
+    watcher: Watcher,
 ) -> Model:
     """Verify, open, warm and test one version.
 
@@ -111,6 +132,7 @@ def load_model(
         settings: the server's.
         scheduler: runs it.
         ledger: counts it.
+        watcher: samples its traffic.
 
     Raises:
         LoadError: why it cannot be served.
@@ -124,7 +146,7 @@ def load_model(
     if bundle:
         _check_signature(bundle, signature)
         labels = bundle.manifest.labels
-        batchnorm = orjson.dumps(batchnorm_report(bundle), option=orjson.OPT_SERIALIZE_NUMPY)
+        batchnorm = BatchNormReport(bundle)
     _self_test(session, signature, bundle, actual)
     names = [tensor.name for tensor in signature.inputs]
 
@@ -137,12 +159,13 @@ def load_model(
     if signature.batched and not merge:
         log.warning("%s/%s: answers depend on batch mates on this machine; requests run one by one", name, version)
     statistics = Statistics(ledger, name, str(version))
+    watch = watcher.watch(bundle, actual) if signature.batched else None
     lane = Lane(
         run,
         run_batch=run_batch,
         merge=merge,
         max_queue=settings.max_queue,
-        observe=statistics.batch,
+        observe=_observer(statistics, watch),
         delay=settings.max_queue_delay,
         inline=actual == CPU,  # elsewhere the processor is free while the model runs
     )
@@ -161,9 +184,21 @@ def load_model(
         reader=RequestReader(signature),
         writer=ResponseWriter(str(version), signature, labels),
         batchnorm=batchnorm,
+        watch=watch,
         _scheduler=scheduler,
         _session=session,
     )
+
+
+def _observer(statistics: Statistics, watch: Watch | None) -> Callable[[Batch], None]:
+    if watch is None:
+        return statistics.batch
+
+    def observe(batch: Batch) -> None:
+        statistics.batch(batch)
+        watch.offer(batch)
+
+    return observe
 
 
 def is_batch_invariant(session: Session, signature: Signature, largest: int) -> bool:

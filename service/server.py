@@ -101,7 +101,7 @@ def serve(settings: Settings, share: Share | None = None) -> None:
     Raises:
         StartupError: see the message.
     """
-    plane = DataPlane(settings, share.ledger(), share.journal()) if share else DataPlane(settings)
+    plane = DataPlane(settings, share.ledger(), share.journal(), share.sums()) if share else DataPlane(settings)
     plane.start()
     listener = share.listener() if share else listen(settings.host, settings.port)
     app = create_app(settings, plane)

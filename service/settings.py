@@ -62,6 +62,17 @@ class Settings(BaseSettings):
         0.0, ge=0, description="seconds that a request without a timeout of its own may wait for a runner; 0 for ever"
     )
 
+    drift_share: float = Field(
+        0.02,
+        ge=0,
+        le=1,
+        description="share of one core's time that watching the statistics may take; 0 watches nothing, 1 every batch",
+    )
+    drift_window: int = Field(256, ge=32, le=2**20, description="sampled pictures after which drift is judged anew")
+    drift_interval: float = Field(
+        600.0, gt=0, description="seconds after which it is judged anew, if there are at least 32 sampled pictures"
+    )
+
     max_body_bytes: int = Field(64 * 2**20, ge=1024, description="largest request body, also after decompression")
     api_keys: Annotated[tuple[SecretStr, ...], NoDecode] = Field(
         (), description="keys that may use the server, separated by commas; everybody may if there is none"

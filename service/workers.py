@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass
 from service.control import SIZE, Journal
 from service.errors import EXIT_STARTUP, StartupError
 from service.listener import refuse_new
-from service.metrics.ledger import Ledger
+from service.metrics.ledger import SUMS, Ledger
 
 log = logging.getLogger(__name__)
 
@@ -34,6 +34,7 @@ class Share:
         listening: the listening socket.
         counts: the ledger's memory.
         wishes: the journal's memory.
+        moments: the memory for the statistics of the traffic.
         parent: a pipe that ends when the supervisor does.
     """
 
@@ -42,6 +43,7 @@ class Share:
     listening: int
     counts: int
     wishes: int
+    moments: int
     parent: int
 
     @classmethod
@@ -60,6 +62,10 @@ class Share:
     def journal(self) -> Journal:
         """The common wishes."""
         return Journal(self.wishes)
+
+    def sums(self) -> Ledger:
+        """The common statistics of the traffic."""
+        return Ledger(self.rows, self.row, self.moments, SUMS)
 
     def listener(self) -> socket.socket:
         """The common socket."""
@@ -84,6 +90,7 @@ class Supervisor:
         self._listener, self._workers, self._drain_delay = listener, workers, drain_delay
         self._counts = self._memory("counts", Ledger.size(workers))
         self._wishes = self._memory("wishes", SIZE)
+        self._moments = self._memory("moments", Ledger.size(workers, SUMS))
         self._parent, self._alive = os.pipe()
         self._children: dict[int, subprocess.Popen[bytes]] = {}
         self._started: dict[int, float] = {}
@@ -121,11 +128,13 @@ class Supervisor:
     def _start_due(self) -> None:
         for row in [row for row, when in self._due.items() if when <= time.monotonic()]:
             del self._due[row]
-            share = Share(row, self._workers, self._listener.fileno(), self._counts, self._wishes, self._parent)
+            share = Share(
+                row, self._workers, self._listener.fileno(), self._counts, self._wishes, self._moments, self._parent
+            )
             self._children[row] = subprocess.Popen(
                 [sys.executable, "-m", "service", *sys.argv[1:]],
                 env=os.environ | {VARIABLE: json.dumps(asdict(share))},
-                pass_fds=(share.listening, share.counts, share.wishes, share.parent),
+                pass_fds=(share.listening, share.counts, share.wishes, share.moments, share.parent),
                 process_group=0,  # Ctrl-C reaches the supervisor alone, which passes it on once
             )
             self._started[row] = time.monotonic()

@@ -60,7 +60,7 @@ def test_the_statistics_are_the_trained_ones_bit_for_bit(shipped, trained):
 @pytest.mark.slow
 def test_the_server_reports_these_very_statistics(shipped, trained):
     with serving(shipped.folder.parents[1]) as address:
-        layers = fetch(f"{address}/v2/models/kmnist/batchnorm")["layers"]
+        layers = fetch(f"{address}/v2/models/kmnist/batchnorm?arrays=true")["layers"]
     assert [layer["name"] for layer in layers] == ["bn1", "bn2", "bn3", "bn4", "bn5"]
     for layer in layers:
         for parameter in ("gamma", "beta", "moving_mean", "moving_variance"):

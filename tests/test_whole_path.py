@@ -55,7 +55,7 @@ def test_the_server_answers_as_keras_does(server, trained):
 
 
 def test_the_statistics_are_those_of_the_trained_network(server, trained):
-    layers = fetch(f"{server}/v2/models/digits/batchnorm")["layers"]
+    layers = fetch(f"{server}/v2/models/digits/batchnorm?arrays=true")["layers"]
     assert [layer["name"] for layer in layers] == ["bn1", "bn2", "bn3", "bn4", "bn5"]
     for layer in layers:
         assert layer["fold"]["status"] == "folded"

@@ -69,6 +69,7 @@ class Batch:
         rows: in the run.
         runs: of the session; more than 1 where the rows were sliced.
         gather, infer, scatter: building the input, running the model, dividing the outputs.
+        inputs: what the model was given, one array for each input; for whoever watches.
     """
 
     jobs: list[Job]
@@ -77,6 +78,7 @@ class Batch:
     gather: int
     infer: int
     scatter: int
+    inputs: list[Array]
 
 
 class Lane:
@@ -303,7 +305,7 @@ def _execute(lane: Lane, jobs: list[Job]) -> Batch:
     for job in jobs:
         job.finished = end
     lane.learn(rows, end - start)
-    return Batch(jobs, rows, runs, ready - start, done - ready, end - done)
+    return Batch(jobs, rows, runs, ready - start, done - ready, end - done, inputs)
 
 
 def _run_sliced(lane: Lane, inputs: list[Array], rows: int) -> tuple[list[Array], int]:

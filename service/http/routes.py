@@ -6,7 +6,6 @@ import orjson
 from fastapi import APIRouter, Request, Response
 
 from service.dataplane import DataPlane
-from service.errors import NotFoundError
 from service.http.errors import error_response
 from service.metrics.exposition import CONTENT_TYPE, exposition
 
@@ -70,16 +69,6 @@ async def model_ready(request: Request, model: str, version: str | None = None) 
     """The model is loaded and answered its golden inputs."""
     found = plane_of(request).repository.get(model, version)
     return json_response({"name": found.name, "version": str(found.version), "ready": True})
-
-
-@router.get("/v2/models/{model}/batchnorm", tags=["batch normalisation"])
-@router.get("/v2/models/{model}/versions/{version}/batchnorm", tags=["batch normalisation"])
-async def batchnorm(request: Request, model: str, version: str | None = None) -> Response:
-    """Every batch-normalisation layer: its statistics bit for bit, and where it was folded."""
-    found = plane_of(request).repository.get(model, version)
-    if found.batchnorm is None:
-        raise NotFoundError(f"model '{found.name}' version {found.version} is a bare model.onnx without statistics")
-    return Response(found.batchnorm, media_type="application/json")
 
 
 @router.get("/metrics", tags=["operations"])

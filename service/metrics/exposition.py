@@ -11,6 +11,16 @@ from prometheus_client import REGISTRY, generate_latest
 
 from service.dataplane import DataPlane
 from service.metrics.statistics import HISTOGRAMS, REASONS, SECONDS, key, read
+from service.watch.report import drift_samples
+
+_DRIFT = (
+    ("foldserve_drift_images_total", "counter", "Pictures of the traffic that were compared with the training data"),
+    ("foldserve_drift_windows_total", "counter", "Windows of such pictures that were judged, since the last reset"),
+    ("foldserve_drift_layer_score", "gauge", "How far a layer is from its training data, in nats a channel"),
+    ("foldserve_drift_score", "gauge", "The mean over the layers"),
+    ("foldserve_drift_limit", "gauge", "The score that chance exceeds in one window of a hundred"),
+    ("foldserve_drift_grade", "gauge", "0 no drift, 1 mild, 2 strong"),
+)
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 Labels = dict[str, str]
@@ -42,7 +52,7 @@ _HISTOGRAMS = (
 def exposition(plane: DataPlane) -> bytes:
     """Everything that is counted."""
     plane.pulse()
-    text = "\n".join((*_models(plane), *_http(plane.ledger.totals()), *_server(plane))) + "\n"
+    text = "\n".join((*_models(plane), *_drift(plane), *_http(plane.ledger.totals()), *_server(plane))) + "\n"
     return text.encode() + generate_latest(REGISTRY)  # the process itself: memory, CPU, garbage collection
 
 
@@ -85,6 +95,17 @@ def _models(plane: DataPlane) -> Iterator[str]:
         yield from _family(name, "histogram", text, samples)
     info = [("", labels | {"sha256": m.digest or "", "provider": m.provider}, 1.0) for labels, m, _ in rows]
     yield from _family("model_info", "gauge", "Which files serve, and where they run", info)
+
+
+def _drift(plane: DataPlane) -> Iterator[str]:
+    """Of the last window that was closed, so that no scrape sees a window of few images."""
+    families: dict[str, list[Sample]] = {name: [] for name, _, _ in _DRIFT}
+    for model in plane.repository.everything() if plane.not_ready() is None or plane.draining else ():
+        if model.watch is not None:
+            for name, labels, value in drift_samples(model.watch):
+                families[name].append(("", {"model": model.name, "version": str(model.version)} | labels, value))
+    for name, kind, text in _DRIFT:
+        yield from _family(name, kind, text, families[name])
 
 
 def _http(totals: dict[str, list[float]]) -> Iterator[str]:

@@ -50,7 +50,7 @@ function column(title, nodes) {
 }
 
 async function statistics({ path }) {
-  const [report, drift] = await Promise.all([askIfThere(`${path}/batchnorm`), watched(path)]);
+  const [report, drift] = await Promise.all([askIfThere(`${path}/batchnorm?arrays=true`), watched(path)]);
   if (!report?.layers?.length) return [make("p", {}, "Nothing is known of this model's batch normalisation.")];
   const range = (values) => `${digits(Math.min(...values))} … ${digits(Math.max(...values))}`;
   const rows = report.layers.map((layer) => [
@@ -66,7 +66,7 @@ async function statistics({ path }) {
   return [
     make("p", {}, "What each layer learned of the training data. It is in the weights now, and still here to compare with."),
     table("Batch-normalisation layers", head, rows),
-    make("p", {}, make("a", { href: `${path}/batchnorm` }, "All channels as JSON")),
+    make("p", {}, make("a", { href: `${path}/batchnorm?arrays=true` }, "All channels as JSON")),
     make("h3", {}, "Drift"),
     ...live(drift),
   ];

@@ -52,7 +52,7 @@ def test_model_metadata(client: TestClient) -> None:
 
 def test_batchnorm_is_bit_for_bit(client: TestClient) -> None:
     arrays = bundles.batchnorm_arrays()
-    body = client.get("/v2/models/tiny/versions/1/batchnorm").json()
+    body = client.get("/v2/models/tiny/versions/1/batchnorm?arrays=true").json()
     assert [layer["name"] for layer in body["layers"]] == ["bn_1", "bn_2"]
     for layer in body["layers"]:
         for name in ("gamma", "beta", "moving_mean", "moving_variance"):
