@@ -7,7 +7,7 @@ no transport: `infer` drives it from ASGI, `service.http.wire` from the socket.
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Iterable, MutableMapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping, MutableMapping
 from typing import Any
 
 import orjson
@@ -49,30 +49,21 @@ class InferCall:
     Args:
         plane: that is asked.
         target: model and version, as `match` found them.
-        headers: of the request, lower-case names.
+        headers: of the request, by lower-case name; of several with one name, the last.
 
     Raises:
         ServiceError: it can be refused before its body is read: an unknown model, too large, or the queue is full.
     """
 
-    __slots__ = ("_accepted", "_encoding", "_header_length", "_limit", "_plane", "_request", "announced", "model")
+    __slots__ = ("_headers", "_limit", "_plane", "_request", "announced", "model")
 
     _request: InferRequest
 
-    def __init__(self, plane: DataPlane, target: Target, headers: Iterable[tuple[bytes, bytes]]) -> None:
-        self.announced: int | None = None
-        self._header_length = self._encoding = self._accepted = None
-        for name, value in headers:
-            if name == b"content-length":
-                self.announced = int(value)  # the HTTP parser has seen to it that it is a number
-            elif name == b"inference-header-content-length":
-                self._header_length = value.decode("latin-1")
-            elif name == b"content-encoding":
-                self._encoding = value.decode("latin-1")
-            elif name == b"accept-encoding":
-                self._accepted = value.decode("latin-1")
-        self._plane, self._limit = plane, plane.settings.max_body_bytes
+    def __init__(self, plane: DataPlane, target: Target, headers: Mapping[bytes, bytes]) -> None:
+        self._plane, self._limit, self._headers = plane, plane.settings.max_body_bytes, headers
         self.model = plane.repository.get(*target)
+        announced = headers.get(b"content-length")  # the HTTP parser has seen to it that it is a number
+        self.announced = None if announced is None else int(announced)
         if self.announced is not None and self.announced > self._limit:
             raise too_large(self._limit)
         if self.model.lane.full:
@@ -85,9 +76,11 @@ class InferCall:
         Raises:
             ServiceError: it says what does not fit.
         """
-        if self._encoding:
-            body = decompress(body, self._encoding, self._limit)
-        self._request = self._plane.read(self.model, body, self._header_length)
+        headers = self._headers
+        if encoding := headers.get(b"content-encoding"):
+            body = decompress(body, encoding.decode("latin-1"), self._limit)
+        length = headers.get(b"inference-header-content-length")
+        self._request = self._plane.read(self.model, body, None if length is None else length.decode("latin-1"))
         return self._plane.submit(self.model, self._request)
 
     def finish(self, job: Job) -> tuple[Headers, bytes]:
@@ -102,8 +95,8 @@ class InferCall:
         headers: Headers = [JSON]
         if json_length is not None:
             headers = [OCTETS, (b"inference-header-content-length", b"%d" % json_length)]
-        if self._accepted and len(answer) >= WORTH_COMPRESSING:
-            answer, used = compress(answer, self._accepted)
+        if len(answer) >= WORTH_COMPRESSING and (accepted := self._headers.get(b"accept-encoding")):
+            answer, used = compress(answer, accepted.decode("latin-1"))
             if used:
                 headers.append((b"content-encoding", used.encode()))
         return headers, answer
@@ -126,7 +119,7 @@ async def infer(plane: DataPlane, target: Target, scope: Scope, receive: Receive
 async def _answer(
     plane: DataPlane, target: Target, request_headers: Iterable[tuple[bytes, bytes]], receive: Receive
 ) -> tuple[Headers, bytes]:
-    call = InferCall(plane, target, request_headers)
+    call = InferCall(plane, target, dict(request_headers))
     job = call.start(await read_body(receive, plane.settings.max_body_bytes, call.announced))
 
     async def left() -> bool:

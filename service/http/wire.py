@@ -8,6 +8,7 @@ another one, `Expect: 100-continue`, a client that does not read), goes to the a
 
 import asyncio
 import time
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
@@ -16,6 +17,9 @@ from service.engine.scheduler import Job
 from service.http.body import too_large
 from service.http.front import Front
 from service.http.infer import CLOSE, Headers, InferCall, Target, failure, match
+
+REMEMBERED_TARGETS = 256
+_TARGETS: dict[bytes, Target] = {}  # what a path means, so that it is not taken apart again
 
 
 class WireProtocol(HttpToolsProtocol):
@@ -30,16 +34,23 @@ class WireProtocol(HttpToolsProtocol):
         super().__init__(**uvicorn)
         self.front = front
         self._current: Exchange | None = None
+        self._last = 0.0  # when the last request began or the last answer ended
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """A line of the head."""
+        self.headers.append((name.lower(), value))
 
     def on_headers_complete(self) -> None:
         """The head is there: refuse, begin, or leave it to the application."""
-        target = self._target()
+        headers = dict(self.headers)
+        target = self._target(headers)
         if target is None:
             self._current = None
+            self.expect_100_continue = headers.get(b"expect", b"").lower() == b"100-continue"
             super().on_headers_complete()
             return
         self.scope["method"] = "POST"
-        self._current = exchange = Exchange(self, target)
+        self._current = exchange = Exchange(self, target, headers)
         self.cycle = exchange  # type: ignore[assignment]  # it has all that Uvicorn asks of a cycle
         exchange.open()
 
@@ -62,24 +73,58 @@ class WireProtocol(HttpToolsProtocol):
         if self._current is not None:
             self._current.abandon()
         super().connection_lost(exc)
+        if self.timeout_keep_alive_task is not None:
+            self.timeout_keep_alive_task.cancel()
 
-    def expect_more(self) -> None:
-        """Give the client its time for another request, after a body that was only read past."""
-        self._unset_keepalive_if_required()
-        if not self.transport.is_closing():
-            wait = self.timeout_keep_alive
-            self.timeout_keep_alive_task = self.loop.call_later(wait, self.timeout_keep_alive_handler)
+    def on_response_complete(self) -> None:
+        """An answer is written: the next request of this connection may begin."""
+        self._last = self.loop.time()
+        self.server_state.total_requests += 1
+        if self.transport.is_closing():
+            return
+        self.flow.resume_reading()
+        if self.pipeline:
+            self._start_asgi_task(*self.pipeline.pop())
+        elif self.timeout_keep_alive_task is None:
+            self._look_later(self.timeout_keep_alive)
 
-    def _target(self) -> Target | None:
+    # Uvicorn sets and cancels a timer with every request. One that looks how long it was quiet does as well.
+    def _unset_keepalive_if_required(self) -> None:
+        self._last = self.loop.time()
+
+    def _look_later(self, wait: float) -> None:
+        self.timeout_keep_alive_task = self.loop.call_later(wait, self.timeout_keep_alive_handler)
+
+    def timeout_keep_alive_handler(self) -> None:
+        """Close the connection if nothing was going on for as long as it may be idle."""
+        self.timeout_keep_alive_task = None
+        left = self.timeout_keep_alive - (self.loop.time() - self._last)
+        if self.transport.is_closing():
+            return
+        if self.cycle is not None and not self.cycle.response_complete:
+            return  # its answer looks again
+        if left <= 0:
+            self.transport.close()
+        else:
+            self._look_later(left)
+
+    def _target(self, headers: Mapping[bytes, bytes]) -> Target | None:
         """The model that is asked, if the request is one for the short way."""
-        if not self.url.endswith(b"/infer") or b"%" in self.url:
+        target = _TARGETS.get(self.url)
+        if target is None:
+            if not self.url.endswith(b"/infer") or b"%" in self.url:
+                return None
+            target = match(self.url.decode("latin-1"))
+            if target is None:
+                return None
+            if len(_TARGETS) < REMEMBERED_TARGETS:
+                _TARGETS[self.url] = target
+        behind = self.cycle is not None and not self.cycle.response_complete
+        if behind or self.flow.write_paused or b"expect" in headers or self.parser.should_upgrade():
             return None
         if self.parser.get_method() != b"POST" or self.parser.get_http_version() != "1.1":
             return None
-        behind = self.cycle is not None and not self.cycle.response_complete
-        if behind or self.expect_100_continue or self.flow.write_paused or self.parser.should_upgrade():
-            return None
-        return match(self.url.decode("latin-1"))
+        return target
 
 
 class Exchange:
@@ -93,15 +138,15 @@ class Exchange:
     """
 
     __slots__ = (
-        "_call", "_job", "_parts", "_protocol", "_scope", "_size", "_start", "_target", "disconnected", "keep_alive",
-        "response_complete",
+        "_call", "_headers", "_job", "_parts", "_protocol", "_scope", "_size", "_start", "_target", "disconnected",
+        "keep_alive", "response_complete",
     )  # fmt: skip
 
     message_event: ClassVar[asyncio.Event] = asyncio.Event()
     _call: InferCall
 
-    def __init__(self, protocol: WireProtocol, target: Target) -> None:
-        self._protocol, self._target = protocol, target
+    def __init__(self, protocol: WireProtocol, target: Target, headers: Mapping[bytes, bytes]) -> None:
+        self._protocol, self._target, self._headers = protocol, target, headers
         self._scope: Any = protocol.scope
         self._start = time.perf_counter()
         self._parts: list[bytes] = []
@@ -115,7 +160,7 @@ class Exchange:
         protocol = self._protocol
         try:
             protocol.front.authorize(protocol.url.decode("latin-1"), protocol.headers)
-            self._call = InferCall(protocol.front.plane, self._target, protocol.headers)
+            self._call = InferCall(protocol.front.plane, self._target, self._headers)
         except Exception as error:
             self._answer(*failure(error, self._target))
 
@@ -133,7 +178,6 @@ class Exchange:
     def run(self) -> None:
         """Queue what the whole body asks for."""
         if self.response_complete:
-            self._protocol.expect_more()
             return
         parts = self._parts
         try:

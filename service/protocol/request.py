@@ -4,6 +4,7 @@ The order of the checks and the words of the messages are Triton's, so that peop
 Specification: https://github.com/kserve/open-inference-protocol and Triton's `binary_data` extension.
 """
 
+import re
 from dataclasses import dataclass, replace
 from math import prod
 from typing import Any
@@ -13,9 +14,10 @@ import orjson
 
 from service.errors import BadRequestError
 from service.protocol.signature import Signature, Tensor
-from service.protocol.tensors import Array, from_binary, from_json
+from service.protocol.tensors import Array, flat_numbers, from_binary, from_json
 
 MAX_ELEMENTS = 2**63 - 1
+_DATA = re.compile(rb'"data"\s*:\s*\[')
 REMEMBERED_HEADERS = 64
 REMEMBERED_BYTES = 1024
 RESERVED = ("sequence_id", "sequence_start", "sequence_end", "priority", "timeout", "headers", "binary_data_output")
@@ -60,8 +62,9 @@ class InferRequest:
 class RequestReader:
     """Reads requests to one model version.
 
-    Clients that send binary tensors repeat the same JSON header with every request. What it says depends on nothing but
-    its bytes and the signature, so the last ones are remembered and not parsed again.
+    Clients repeat the same JSON with every request, but for the numbers: the header before binary tensors, or what
+    stands around `data`. What it says depends on nothing but its bytes and the signature, so the last ones are
+    remembered and not parsed again.
 
     Args:
         signature: of the model.
@@ -70,6 +73,11 @@ class RequestReader:
     def __init__(self, signature: Signature) -> None:
         self._signature = signature
         self._plans: dict[bytes, _Plan] = {}
+
+    @property
+    def remembered(self) -> int:
+        """How many are remembered."""
+        return len(self._plans)
 
     def read(self, body: bytes, header_length: str | None) -> InferRequest:
         """Read a request body.
@@ -83,7 +91,7 @@ class RequestReader:
             BadRequestError: it says what does not fit.
         """
         if header_length is None:
-            return _parse(load_json(body), b"", self._signature)
+            return self._read_json(body)
         length = _header_length(header_length, len(body))
         if length == 0:
             return _raw(body, self._signature)
@@ -92,13 +100,30 @@ class RequestReader:
         if plan is not None and plan.size == len(rest):
             return plan.apply(rest)
         request = _parse(load_json(header), rest, self._signature)
-        self._remember(header, len(rest), request)
+        if len(rest) == request.arrays[0].nbytes:
+            self._remember(header, len(rest), request)
+        return request
+
+    def _read_json(self, body: bytes) -> InferRequest:
+        found = _DATA.search(body)
+        if found is None:
+            return _parse(load_json(body), b"", self._signature)
+        start, end = found.end() - 1, body.find(b"]", found.end()) + 1
+        around = body[:start] + body[end:]
+        plan = self._plans.get(around)
+        if plan is not None:
+            values = flat_numbers(body[start:end], self._signature.inputs[0])
+            if values is not None and values.nbytes == plan.size:
+                return plan.apply(values)
+        request = _parse(load_json(body), b"", self._signature)
+        if around.count(b'"data"') == 1:  # so it is the input's, and no other's that is called so
+            self._remember(around, request.arrays[0].nbytes, request)
         return request
 
     def _remember(self, header: bytes, size: int, request: InferRequest) -> None:
         tensors = self._signature.inputs
         # One input is the only case in which the order of the bytes is known; strings and booleans must be looked at.
-        simple = len(tensors) == 1 and size == request.arrays[0].nbytes > 0 and tensors[0].datatype.name != "BOOL"
+        simple = len(tensors) == 1 and size > 0 and tensors[0].datatype.code
         if simple and len(header) <= REMEMBERED_BYTES:
             if len(self._plans) >= REMEMBERED_HEADERS:
                 self._plans.clear()
@@ -116,7 +141,7 @@ class _Plan:
     shape: tuple[int, ...]
     like: InferRequest
 
-    def apply(self, rest: bytes) -> InferRequest:
+    def apply(self, rest: bytes | Array) -> InferRequest:
         like = self.like
         arrays: list[Array] = [np.frombuffer(rest, self.dtype).reshape(self.shape)]
         return InferRequest(like.id, arrays, like.rows, like.outputs, like.timeout, like.parameters)

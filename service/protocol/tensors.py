@@ -1,12 +1,15 @@
 """One tensor: from JSON values or raw bytes to an array, and back."""
 
 import array
+import math
 import struct
 from math import prod
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import orjson
+import simdjson
 
 from service.errors import BadRequestError
 from service.protocol.signature import Tensor
@@ -14,6 +17,8 @@ from service.protocol.signature import Tensor
 Array = npt.NDArray[Any]
 
 _TYPE_ERROR = "data of input '{name}' must be {what} for datatype {datatype}"
+
+_PARSER = simdjson.Parser()  # of the event loop, which alone reads requests
 
 _WHAT = {"b": "booleans", "iu": "whole numbers", "fiu": "numbers", "U": "strings"}
 
@@ -58,6 +63,25 @@ def from_json(data: Any, tensor: Tensor, shape: tuple[int, ...]) -> Array:
             raise BadRequestError(_TYPE_ERROR.format(name=tensor.name, what=what, datatype=kind.name))
     with np.errstate(over="ignore"):
         return _finite(found.astype(kind.dtype, copy=False).reshape(shape), tensor)
+
+
+def flat_numbers(raw: bytes, tensor: Tensor) -> Array | None:
+    """The text of one flat JSON list as an array of the tensor's datatype; None if it is anything else.
+
+    simdjson hands over floats as one block of doubles; making a Python object of each and taking it apart again would
+    cost four times as much.
+    """
+    dtype = tensor.datatype.dtype
+    try:
+        if dtype.kind == "f":
+            parsed = _PARSER.parse(raw)
+            if not isinstance(parsed, simdjson.Array):
+                return None
+            with np.errstate(over="ignore"):
+                return _finite(np.frombuffer(parsed.as_buffer(of_type="d")).astype(dtype), tensor)
+        return _flat(orjson.loads(raw), tensor)
+    except (ValueError, TypeError, RuntimeError, BadRequestError):
+        return None
 
 
 def from_binary(raw: bytes, tensor: Tensor, shape: tuple[int, ...], model: str) -> Array:
@@ -105,7 +129,8 @@ def _flat(data: list[Any], tensor: Tensor) -> Array:
 
 def _finite(values: Array, tensor: Tensor) -> Array:
     """JSON has no infinity: where one comes out, the number was too large for the datatype."""
-    if values.dtype.kind == "f" and not np.isfinite(values).all():
+    # The sum of squares is found in a fifth of the time; it overflows only where numbers are huge themselves.
+    if values.dtype.kind == "f" and not math.isfinite(np.vdot(values, values)) and not np.isfinite(values).all():
         raise BadRequestError(
             _TYPE_ERROR.format(name=tensor.name, what="within its range", datatype=tensor.datatype.name)
         )

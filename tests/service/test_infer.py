@@ -8,6 +8,10 @@ import numpy as np
 import pytest
 from starlette.testclient import TestClient
 
+from service.errors import BadRequestError
+from service.protocol.datatypes import BY_NAME
+from service.protocol.request import RequestReader
+from service.protocol.signature import Signature, Tensor
 from tests.service import bundles
 from tests.service.bundles import Array
 from tests.service.process import Process
@@ -294,3 +298,46 @@ def test_bodies_are_bounded(repository: Any) -> None:
                 answer = small.post(path, content=content)
                 assert answer.status_code == 413
                 assert "maximum allowed value of 2000 bytes" in answer.json()["error"]
+
+
+ENVELOPE = '{"id":"%s","inputs":[{"name":"x","shape":[1,4],"datatype":"%s","data":%s}]}'
+
+
+@pytest.mark.parametrize("datatype", ["FP32", "FP64", "UINT8", "INT64"])
+@pytest.mark.parametrize(
+    "data",
+    [
+        "[1,2,3,4]", "[ 4 , 3,2, 1 ]", "[1.5,-0.0,1e-3,2]", "[[1,2,3,4]]", "[[1,2],[3,4]]", "[1,2,[3],4]", "[1,2,3]",
+        "[1,2,3,4,5]", "[]", "[1,2,3,4],", "[1,2,3,4]]", "[1,2,3,4}", "[1,2,3,null]", '[1,2,3,"4"]', '["]",2,3,4]',
+        "[true,2,3,4]", "[NaN,2,3,4]", "[1e39,2,3,4]", "[1e400,2,3,4]", "[256,2,3,4]", "[-1,2,3,4]", "[01,2,3,4]",
+        "[9223372036854775808,2,3,4]", "[99999999999999999999,2,3,4]", "[0.1,16777217,3,4]", '{"a":[1,2,3,4]}', "7",
+    ],
+)  # fmt: skip
+def test_a_request_like_the_last_is_read_as_if_it_were_the_first(datatype: str, data: str) -> None:
+    """What stands around the numbers is remembered; that changes nothing about what is taken and what is refused."""
+    tensor = Tensor("x", BY_NAME[datatype], (-1, 4))
+    signature = Signature("m", (tensor,), (tensor,), 8)
+
+    def read(reader: RequestReader) -> Any:
+        try:
+            request = reader.read((ENVELOPE % ("a", datatype, data)).encode(), None)
+        except BadRequestError as error:
+            return error.message
+        return request.id, request.rows, request.arrays[0].dtype, request.arrays[0].shape, request.arrays[0].tobytes()
+
+    used = RequestReader(signature)
+    for _ in range(2):
+        used.read((ENVELOPE % ("a", datatype, "[9,8,7,6]")).encode(), None)
+    assert used.remembered == 1
+    assert read(used) == read(RequestReader(signature))
+
+
+def test_data_elsewhere_is_not_taken_for_the_inputs() -> None:
+    tensor = Tensor("x", BY_NAME["FP32"], (-1, 2))
+    signature = Signature("m", (tensor,), (tensor,), 8)
+    body = '{"parameters":{"data":[%d,2]},"inputs":[{"name":"x","shape":[1,2],"datatype":"FP32","data":[3,4]}]}'
+    reader = RequestReader(signature)
+    for number in (1, 5):
+        request = reader.read((body % number).encode(), None)
+        assert request.arrays[0].tolist() == [[3, 4]]
+        assert request.parameters == {"data": [number, 2]}
