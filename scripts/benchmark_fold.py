@@ -2,10 +2,12 @@
 
     python scripts/benchmark_fold.py
     python scripts/benchmark_fold.py --networks ResNet50 MobileNetV2 --batches 1 8 --json figures.json
+    python scripts/benchmark_fold.py --batches 64 --operators
 
 Compared are what Keras itself exports, where batch normalisation is Mul and Add; the project's own export, where it is
 one BatchNormalization node; and that export folded. A machine's speed drifts, ratios repeat: every round runs each
-graph once, and the medians of the CPU time are divided.
+graph once, and the medians of the CPU time are divided. `--operators` shows where the time goes: what the convolutions
+and matrix products of the folded graph take is the least that any fold can reach.
 """
 
 import argparse
@@ -15,8 +17,11 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 if TYPE_CHECKING:
     import onnx
+    from numpy.typing import NDArray
 
 # TensorFlow's greeting is not the user's concern; its warnings and errors are.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
@@ -34,6 +39,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--seconds", type=float, default=20, help="per network and batch size (default: %(default)g)")
     parser.add_argument("--negative", type=float, default=0, help="share of negative gammas (default: %(default)g)")
     parser.add_argument("--target", default="ort-cpu", help="of the fold (default: %(default)s)")
+    parser.add_argument("--operators", action="store_true", help="also the time of each kind of operator")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures here as well")
     options = parser.parse_args(arguments)
 
@@ -55,12 +61,16 @@ def main(arguments: list[str] | None = None) -> int:
             times = _medians(graphs, (batch, *shape), limits, options.seconds)
             ratios = {f"against {title}": times[title] / times[FOLDED] for title in (KERAS, NODES)}
             records.append({"network": name, "batch": batch, "milliseconds": times, "ratios": ratios})
+            if options.operators:
+                records[-1]["operators"] = _operators(graphs, (batch, *shape), limits)
     heads = ["network", "batch", *records[0]["ratios"], "folded [ms]"]
     rows = [
         [r["network"], r["batch"], *(f"{x:.2f}x" for x in r["ratios"].values()), f"{r['milliseconds'][FOLDED]:.3g}"]
         for r in records
     ]
     print(table(heads, rows))
+    for record in records if options.operators else ():
+        print(f"\n{record['network']}, batch {record['batch']}, milliseconds:\n\n{_by_operator(record['operators'])}")
     if options.json:
         options.json.write_text(json.dumps(records, indent=2) + "\n", encoding="utf-8")
     return 0
@@ -83,16 +93,43 @@ def _graphs(
     return graphs, tuple(model.inputs[0].shape[1:]), (network.low, network.high)
 
 
+def _operators(
+    graphs: dict[str, "onnx.ModelProto"], shape: tuple[int, ...], limits: tuple[float, float]
+) -> dict[str, dict[str, float]]:
+    """Milliseconds by graph and kind of operator."""
+    from scripts.evaluation.runtime import operator_times
+
+    batch = _batch(shape, limits)
+    return {name: operator_times(model, batch) for name, model in graphs.items()}
+
+
+def _by_operator(times: dict[str, dict[str, float]]) -> str:
+    """A Markdown table: one row a kind of operator, the dearest first, and their sum."""
+    from scripts.evaluation.table import table
+
+    kinds = {kind for graph in times.values() for kind in graph}
+    order = sorted(kinds, key=lambda kind: -max(graph.get(kind, 0) for graph in times.values()))
+    rows: list[list[object]] = [[kind, *(_number(graph.get(kind)) for graph in times.values())] for kind in order]
+    return table(
+        ["operator", *times], [*rows, ["**sum**", *(f"{sum(graph.values()):.3f}" for graph in times.values())]]
+    )
+
+
+def _number(value: float | None) -> str:
+    return "–" if value is None else f"{value:.3f}"
+
+
+def _batch(shape: tuple[int, ...], limits: tuple[float, float]) -> "NDArray[np.float32]":
+    return np.random.default_rng(0).uniform(*limits, shape).astype(np.float32)
+
+
 def _medians(
     graphs: dict[str, "onnx.ModelProto"], shape: tuple[int, ...], limits: tuple[float, float], seconds: float
 ) -> dict[str, float]:
     """Median milliseconds of one run of each graph, measured in turn for about `seconds` in all."""
-    import numpy as np
-
     from scripts.evaluation.runtime import interleaved_times
 
-    batch = np.random.default_rng(0).uniform(*limits, shape).astype(np.float32)
-    times = interleaved_times(graphs, batch, seconds)
+    times = interleaved_times(graphs, _batch(shape, limits), seconds)
     return {name: float(np.median(values)) * 1e3 for name, values in times.items()}
 
 

@@ -7,6 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 NEGATIVE = 0.1
+SMALLEST = 0.1
+"""Of a layer's mean variance: a channel next to dead on the pictures would magnify whatever else comes."""
 
 
 def randomise(model: keras.Model, seed: int = 0, negative: float = NEGATIVE, low: float = -3, high: float = 3) -> None:
@@ -43,7 +45,8 @@ def randomise(model: keras.Model, seed: int = 0, negative: float = NEGATIVE, low
     model(np.concatenate([pictures(shape, low, high, seed) for seed in (1, 2, 3)]), training=True)
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum
-        variance = np.maximum(np.asarray(norm.moving_variance), 1e-2)
+        variance = np.asarray(norm.moving_variance)
+        variance = np.maximum(variance, max(1e-2, SMALLEST * variance.mean()))
         norm.moving_mean.assign(np.asarray(norm.moving_mean) + rng.normal(0, 0.2, variance.shape) * np.sqrt(variance))
         norm.moving_variance.assign(variance * rng.uniform(0.7, 1.4, variance.shape))
 

@@ -11,15 +11,19 @@ SIZE = 32
 STAY: dict[str, tuple[str, ...]] = {"MobileNetV3Small": (), "ResNet50V2": ("_preact_bn", "post_bn")}
 
 
+BAR = 1e-5
+"""Of the largest logit: how far the folded weights may be from the given ones, both computed in float64."""
+
+
 def allowed(unfolded: float) -> float:
-    """Of the largest logit: 1e-5, or twice what float32 alone costs a deep network with random weights."""
-    return max(1e-5, 2 * unfolded)
+    """In ONNX Runtime, whose own float32 arithmetic deep networks magnify: the bar, or twice its unfolded error."""
+    return max(BAR, 2 * unfolded)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", STAY)
 def test_what_stays_of_a_network_and_how_exact_it_is(name):
-    from scripts.evaluation.exactness import error, truth
+    from scripts.evaluation.exactness import distance, error, evaluate, truth
     from scripts.evaluation.graphs import batchnorm_export, keras_export
     from scripts.evaluation.networks import NETWORKS
     from scripts.evaluation.weights import pictures, randomise
@@ -30,14 +34,14 @@ def test_what_stays_of_a_network_and_how_exact_it_is(name):
     batch = pictures(model.inputs[0].shape[1:], network.low, network.high)
     expected = truth(lambda: network.build(SIZE), model, batch)
     nodes = batchnorm_export(model)
-    bound = allowed(error(nodes, batch, expected))
     layers = {node.name for node in nodes.graph.node if node.op_type == "BatchNormalization"}
 
     for graph in (nodes, keras_export(model)) if name == "MobileNetV3Small" else (nodes,):
         folded = bnfold.fold(graph)
 
         onnx.checker.check_model(folded.model, full_check=True)
-        assert error(folded.model, batch, expected) <= bound
+        assert distance(evaluate(folded.model, batch), evaluate(graph, batch)) <= BAR
+        assert error(folded.model, batch, expected) <= allowed(error(graph, batch, expected))
         if graph is nodes:
             stayed = {entry.name for entry in folded.report.entries if entry.name in layers and entry.residual}
             assert stayed == {layer for layer in layers if layer.endswith(STAY[name])}
@@ -45,7 +49,7 @@ def test_what_stays_of_a_network_and_how_exact_it_is(name):
 
 @pytest.mark.slow
 def test_fewest_operators_leave_none_before_the_relu_of_a_pre_activated_network():
-    from scripts.evaluation.exactness import error, truth
+    from scripts.evaluation.exactness import distance, error, evaluate, truth
     from scripts.evaluation.graphs import batchnorm_export
     from scripts.evaluation.networks import NETWORKS
     from scripts.evaluation.weights import pictures, randomise
@@ -60,4 +64,5 @@ def test_fewest_operators_leave_none_before_the_relu_of_a_pre_activated_network(
     folded = bnfold.fold(nodes, target="fewest-ops")
 
     assert folded.report.residual == ()
+    assert distance(evaluate(folded.model, batch), evaluate(nodes, batch)) <= BAR
     assert error(folded.model, batch, expected) <= allowed(error(nodes, batch, expected))
