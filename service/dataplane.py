@@ -46,6 +46,7 @@ class DataPlane:
 
     Attributes:
         draining: the server is about to end: it still answers, but is no longer ready.
+        connections: how many this process has, in its first number.
     """
 
     def __init__(
@@ -59,6 +60,9 @@ class DataPlane:
         self.ledger = ledger or Ledger()
         self.control = Control(self.ledger, journal or Journal())
         self.draining = False
+        self.connections = self.ledger.series("connections", 1)
+        self.connections[0] = 0  # a worker that was replaced may have left others
+        self._connections = self.ledger.watch("connections")
         self._operating = threading.Lock()
         self._watcher = Watcher(settings, sums)
         self._scheduler: Scheduler | None = None
@@ -153,6 +157,10 @@ class DataPlane:
                 await asyncio.to_thread(self.repository.refresh)
             except OSError as error:
                 log.warning("the model repository cannot be read: %s", error)
+
+    def crowded(self) -> bool:
+        """Whether this process has more connections than another one."""
+        return self.connections[0] > min(self._connections())
 
     def not_ready(self) -> str | None:
         """Why the server is not ready, or None if it is."""

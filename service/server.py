@@ -5,14 +5,17 @@ import contextlib
 import logging
 import os
 import signal
+import socket
 import threading
 import time
 from collections.abc import Generator
 from functools import partial
 from types import FrameType
+from typing import Any
 
 import uvicorn
 
+from service.accept import Acceptor
 from service.app import create_app
 from service.dataplane import DataPlane
 from service.http.wire import WireProtocol
@@ -36,11 +39,35 @@ class Server(uvicorn.Server):
     A worker whose supervisor is gone drains as at SIGTERM.
     """
 
-    def __init__(self, config: uvicorn.Config, plane: DataPlane, parent: int | None = None) -> None:
+    def __init__(
+        self, config: uvicorn.Config, plane: DataPlane, listener: socket.socket, parent: int | None = None
+    ) -> None:
         super().__init__(config)
+        self._listener = listener
+        self._acceptor: Acceptor | None = None
         self._plane = plane
         self._parent = parent
         self._asked = 0.0
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Start the application, then accept."""
+        await super().startup(sockets=[])
+
+        def protocol() -> asyncio.BaseProtocol:
+            make: Any = self.config.http_protocol_class
+            made: asyncio.BaseProtocol = make(
+                config=self.config, server_state=self.server_state, app_state=self.lifespan.state
+            )
+            return made
+
+        self._acceptor = Acceptor(self._listener, protocol, self._plane.crowded)
+        self._acceptor.open()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Accept no more, finish what was accepted, end the application."""
+        if self._acceptor is not None:
+            self._acceptor.close()
+        await super().shutdown([self._listener])
 
     @contextlib.contextmanager
     def capture_signals(self) -> Generator[None, None, None]:
@@ -82,9 +109,7 @@ class Server(uvicorn.Server):
 
     def _stop_accepting(self) -> None:
         if self._parent is None:  # of a socket that is shared the supervisor takes care
-            for server in self.servers:
-                for listener in server.sockets:
-                    refuse_new(listener)
+            refuse_new(self._listener)
         asyncio.get_running_loop().call_later(LINGER, self._finish)
 
     def _finish(self) -> None:
@@ -119,5 +144,5 @@ def serve(settings: Settings, share: Share | None = None) -> None:
     )
     if share is None:
         log.info("listening on %s", address(listener))
-    Server(config, plane, share.parent if share else None).run(sockets=[listener])
+    Server(config, plane, listener, share.parent if share else None).run()
     log.info("ended")

@@ -20,8 +20,9 @@ log = logging.getLogger(__name__)
 
 VARIABLE = "FOLDSERVE_SHARE_"  # how a worker is told what it shares; not a setting
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGCHLD)
-FIRST_PAUSE, LONGEST_PAUSE = 0.1, 10.0  # seconds before a worker that died is replaced, the longer the quicker it died
-STEADY = 30.0  # seconds after which a worker's death is not counted as a repetition of the last one
+QUICK = 10.0  # seconds of life below which a worker's death counts as a failed attempt
+# Seconds before the next attempt: at once after the first death, then longer and longer; never long when nobody serves.
+FIRST_PAUSE, LONGEST_PAUSE, LONGEST_ALONE = 0.1, 10.0, 0.5
 
 
 @dataclass(frozen=True)
@@ -94,7 +95,7 @@ class Supervisor:
         self._parent, self._alive = os.pipe()
         self._children: dict[int, subprocess.Popen[bytes]] = {}
         self._started: dict[int, float] = {}
-        self._pauses: dict[int, float] = {}
+        self._attempts: dict[int, int] = {}
         self._due: dict[int, float] = {}
         self._refuse_at = math.inf
         self._stopping = False
@@ -147,17 +148,25 @@ class Supervisor:
             del self._children[row]
             if self._stopping:
                 continue
-            if status == EXIT_STARTUP and row not in self._pauses:
+            if status == EXIT_STARTUP and row not in self._attempts:
                 self._failed = True  # what keeps one worker from starting keeps them all; it has said why
                 self._stop(signal.SIGTERM)
                 continue
-            lived = time.monotonic() - self._started[row]
-            pause = FIRST_PAUSE if lived > STEADY else min(2 * self._pauses.get(row, FIRST_PAUSE / 2), LONGEST_PAUSE)
-            self._pauses[row], self._due[row] = pause, time.monotonic() + pause
+            quick = time.monotonic() - self._started[row] < QUICK
+            self._attempts[row] = self._attempts.get(row, 0) + 1 if quick else 1
+            self._due[row] = time.monotonic() + pause_before(self._attempts[row])
             log.error("worker %d (process %d) ended with status %d; replacing it", row, child.pid, status)
+        if self._due and not self._children:
+            soon = time.monotonic() + LONGEST_ALONE
+            self._due = {row: min(when, soon) for row, when in self._due.items()}
 
     @staticmethod
     def _memory(name: str, size: int) -> int:
         fd = os.memfd_create(f"foldserve-{name}")
         os.ftruncate(fd, size)
         return fd
+
+
+def pause_before(attempt: int) -> float:
+    """Seconds before a worker is started for the `attempt`th time in a row in which it did not live long."""
+    return 0.0 if attempt <= 1 else min(FIRST_PAUSE * 2.0 ** (attempt - 2), LONGEST_PAUSE)

@@ -36,6 +36,11 @@ class WireProtocol(HttpToolsProtocol):
         self._current: Exchange | None = None
         self._last = 0.0  # when the last request began or the last answer ended
 
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as Uvicorn has it
+        """A client has come."""
+        super().connection_made(transport)
+        self.front.plane.connections[0] += 1
+
     def on_header(self, name: bytes, value: bytes) -> None:
         """A line of the head."""
         self.headers.append((name.lower(), value))
@@ -72,6 +77,7 @@ class WireProtocol(HttpToolsProtocol):
         """The client has left: what it asked for is given up."""
         if self._current is not None:
             self._current.abandon()
+        self.front.plane.connections[0] -= 1
         super().connection_lost(exc)
         if self.timeout_keep_alive_task is not None:
             self.timeout_keep_alive_task.cancel()

@@ -119,4 +119,6 @@ def _http(totals: dict[str, list[float]]) -> Iterator[str]:
 
 def _server(plane: DataPlane) -> Iterator[str]:
     yield from _family("foldserve_workers", "gauge", "Processes that serve", [("", {}, float(plane.control.alive()))])
+    open_ones = [("", {"worker": str(row)}, count) for row, count in enumerate(plane.ledger.rows_of("connections"))]
+    yield from _family("foldserve_connections", "gauge", "Open connections, by worker", open_ones)
     yield from _family("foldserve_ready", "gauge", "1 if ready", [("", {}, float(plane.not_ready() is None))])

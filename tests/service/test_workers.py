@@ -11,6 +11,7 @@ from pathlib import Path
 import httpx2
 import pytest
 
+from service.workers import pause_before
 from tests.service import bundles
 from tests.service.process import Process, fresh
 from tests.service.test_infer import INFER, binary_body
@@ -179,3 +180,35 @@ def test_a_start_that_fails_ends_the_supervisor_too(tmp_path: Path) -> None:
     assert done.returncode == 3
     assert "nothing to serve" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_connections_that_stay_are_shared_out(pair: Process) -> None:
+    both_serve(pair)
+    host, port = pair.url.removeprefix("http://").split(":")
+    for count in (2, 9, 40):
+        wait_until(lambda: metric(pair.url, "foldserve_connections") <= 1, "the last ones' end")
+        callers = [socket.create_connection((host, int(port))) for _ in range(count)]
+        wait_until(lambda n=count: metric(pair.url, "foldserve_connections") >= n, "connections")  # type: ignore[misc]
+        shares = [metric(pair.url, "foldserve_connections", worker=str(row)) for row in range(2)]
+        assert max(shares) - min(shares) <= 3, shares  # one of them asks for the metrics
+        for caller in callers:
+            caller.close()
+
+
+def test_when_all_workers_die_callers_wait_but_not_long(repository: Path, start_server: Start) -> None:
+    pair = start_server(repository, workers=2, runners=1).wait_ready()
+    body, headers = binary_body(bundles.pictures(1))
+    for _ in range(3):
+        both_serve(pair)
+        for victim in children(pair):
+            os.kill(victim, signal.SIGKILL)
+        # It is accepted by the socket that the supervisor keeps open, and answered by whoever comes first.
+        answer = httpx2.post(pair.url + INFER, content=body, headers=headers, timeout=30, verify=False)
+        assert answer.status_code == 200
+
+
+def test_an_attempt_that_fails_again_and_again_is_made_less_often() -> None:
+    pauses = [pause_before(attempt) for attempt in range(1, 12)]
+    assert pauses[0] == 0
+    assert pauses == sorted(pauses)
+    assert pauses[-1] == 10
