@@ -63,7 +63,7 @@ class Settings(BaseSettings):
     )
 
     drift_share: float = Field(
-        0.02,
+        0.01,
         ge=0,
         le=1,
         description="share of one core's time that watching the statistics may take; 0 watches nothing, 1 every batch",

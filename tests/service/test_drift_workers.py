@@ -1,0 +1,123 @@
+"""What several workers sum up is what one sums up, and what one forgets all forget."""
+
+import json
+import os
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from drift import LayerReference, Layout, Moments, Reference
+from service.metrics.ledger import SUMS, Ledger
+from service.watch.tally import Tally
+from service.watch.windows import HISTORY, Windows
+from tests.service import watched
+from tests.service.process import Process, fresh
+from tests.service.test_infer import binary_body
+
+DRIFT = "/v2/models/watched/drift"
+LAYOUT = Layout.of({"bn": 2})
+
+
+def watch(server: Process, images: watched.Array) -> dict[str, Any]:
+    """Send the pictures, a connection each, and ask for the sums when all were seen."""
+    for image in images:
+        body, headers = binary_body(image[None])
+        assert fresh.post(server.url + "/v2/models/watched/infer", content=body, headers=headers).status_code == 200
+    deadline = time.monotonic() + 60
+    while (found := report(server))["since_reset"]["images"] != len(images):
+        assert time.monotonic() < deadline, found
+        time.sleep(0.05)
+    return found
+
+
+def report(server: Process) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(fresh.get(server.url + DRIFT + "?arrays=true").content)
+    return found
+
+
+def test_two_workers_sum_up_what_one_does(tmp_path: Path, start_server: Callable[..., Process]) -> None:
+    watched.write(tmp_path)
+    images = watched.pictures(100)
+    settings = {"runners": 1, "drift_share": 1, "drift_window": 32, "admin_keys": "k"}
+    one, two = (start_server(tmp_path, workers=workers, **settings).wait_ready() for workers in (1, 2))
+    alone, together = watch(one, images), watch(two, images)
+    for key, values in alone["since_reset"]["sums"].items():
+        np.testing.assert_allclose(together["since_reset"]["sums"][key], values, rtol=1e-9, atol=1e-9)
+    assert together["since_reset"]["windows"] == 3
+    # Whoever answers says the same.
+    assert all(report(two)["history"] == together["history"] for _ in range(10))
+    assert fresh.post(two.url + DRIFT + "/reset", headers={"Authorization": "Bearer k"}).status_code == 200
+    assert {report(two)["since_reset"]["images"] for _ in range(10)} == {0}
+    for server in (one, two):
+        server.signal()
+        assert server.wait() == 0, server.log
+
+
+def moments(seed: int) -> Moments:
+    z = np.random.default_rng(seed).normal(size=(3, 2))
+    return Moments.from_arrays(
+        LAYOUT, {"images": 3, "bn/count": 3, "bn/sum": z.sum(0), "bn/sum_of_squares": (z**2).sum(0)}
+    )
+
+
+def shared_ledgers(rows: int) -> list[Ledger]:
+    fd = os.memfd_create("test")
+    os.ftruncate(fd, Ledger.size(rows, SUMS))
+    return [Ledger(rows, row, fd, SUMS) for row in range(rows)]
+
+
+def test_no_reader_sees_half_a_batch() -> None:
+    first, second = (Tally(ledger, "k", LAYOUT) for ledger in shared_ledgers(2))
+    batch, end = moments(0), threading.Event()
+
+    def write() -> None:
+        while not end.is_set():
+            first.add(batch)
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    try:
+        for _ in range(2000):
+            total = second.total()
+            times = total.values[0] / batch.values[0]
+            np.testing.assert_allclose(total.values, times * batch.values, rtol=1e-9)
+    finally:
+        end.set()
+        writer.join()
+    assert second.images == first.images > 0
+
+
+def test_a_worker_that_was_killed_while_it_wrote_is_not_waited_for() -> None:
+    ledger = Ledger(capacity=SUMS)
+    killed = Tally(ledger, "k", LAYOUT)
+    ledger.series("k", 1 + LAYOUT.length)[0] = 7  # in the middle of a batch
+    assert killed.total().images == 0
+    successor = Tally(ledger, "k", LAYOUT)
+    successor.add(moments(0))
+    assert successor.total().images == 3
+
+
+def test_the_history_is_bounded_and_one_worker_closes_each_window() -> None:
+    ledgers = shared_ledgers(2)
+    reference = Reference({"bn": LayerReference(1e-3, np.zeros(2), np.ones(2), np.ones(2, bool))})
+    one, two = (Windows(ledger, "k", LAYOUT, now=100.0) for ledger in ledgers)
+    total = Moments(LAYOUT)
+    for number in range(HISTORY + 40):
+        total = total + moments(number)
+        assert one.due(total.images, 0.0, size=3, interval=1e9, fewest=3)
+        for windows in (one, two):  # both have seen that it is due
+            windows.close(number, total, 101.0 + number, reference)
+        assert not two.due(total.images, 0.0, size=3, interval=1e9, fewest=3)
+    for windows in (one, two):
+        history = windows.history()
+        assert windows.closed == HISTORY + 40
+        assert len(history) == HISTORY
+        assert [window.closed for window in history] == [101.0 + n for n in range(40, HISTORY + 40)]
+        assert {(window.images, window.seconds) for window in history} == {(3, 1.0)}
+        last = reference.score(moments(HISTORY + 39).values)
+        np.testing.assert_allclose(history[-1].score, last, rtol=1e-6)
+        np.testing.assert_allclose(windows.everything(total).values, total.values)
