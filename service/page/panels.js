@@ -50,37 +50,44 @@ function column(title, nodes) {
 }
 
 async function statistics({ path }) {
-  const [report, drift] = await Promise.all([askIfThere(`${path}/batchnorm?arrays=true`), watched(path)]);
+  const { paths } = await ask("openapi.json");
+  const there = (name) => (`/v2/models/{model}/${name}` in paths ? askIfThere(`${path}/${name}`) : null);
+  const [report, drift] = await Promise.all([there("batchnorm"), there("drift")]);
   if (!report?.layers?.length) return [make("p", {}, "Nothing is known of this model's batch normalisation.")];
-  const range = (values) => `${digits(Math.min(...values))} … ${digits(Math.max(...values))}`;
-  const rows = report.layers.map((layer) => [
-    layer.name,
-    layer.channels,
-    range(layer.moving_mean),
-    range(layer.moving_variance),
-    range(layer.gamma),
-    layer.epsilon,
-    layer.fold.into.join(", "),
+  const span = ({ min, max }) => `${digits(min)} … ${digits(max)}`;
+  const rows = report.layers.map(({ name, channels, ranges, epsilon, fold }) => [
+    name,
+    channels,
+    span(ranges.moving_mean),
+    span(ranges.moving_variance),
+    span(ranges.gamma),
+    epsilon,
+    fold.into.join(", "),
   ]);
   const head = ["layer", "channels", "moving mean", "moving variance", "γ", "ε", "folded into"];
   return [
     make("p", {}, "What each layer learned of the training data. It is in the weights now, and still here to compare with."),
     table("Batch-normalisation layers", head, rows),
-    make("p", {}, make("a", { href: `${path}/batchnorm?arrays=true` }, "All channels as JSON")),
-    make("h3", {}, "Drift"),
+    make("p", {}, make("a", { href: `${path}/batchnorm?arrays=true` }, "Every channel as JSON")),
+    make("h3", {}, "Drift of the traffic"),
     ...live(drift),
   ];
 }
 
-/** What the server says of its traffic; null where it does not watch any. */
-async function watched(path) {
-  const { paths } = await ask("openapi.json");
-  return "/v2/models/{model}/drift" in paths ? askIfThere(`${path}/drift`) : null;
-}
-
 function live(drift) {
-  if (!drift) return [make("p", {}, "This server does not compare its traffic with the training data.")];
-  return [make("pre", {}, make("code", {}, JSON.stringify(drift, null, 2)))];
+  if (!drift) return [make("p", {}, "The traffic to this version is not compared with its training data.")];
+  const { verdict, window, false_alarm_rate: rate } = drift;
+  const parts = [make("p", {}, make("strong", {}, verdict.grade), `: ${verdict.text}`)];
+  if (rate) parts.push(make("p", { class: "small" }, `Without drift, one window in ${Math.round(1 / rate)} is over the limit.`));
+  if (!window.layers.length) return parts;
+  const most = Math.max(...window.layers.map(({ score }) => score), verdict.limit ?? 0);
+  const rows = window.layers.map(({ name, score, worst_channels: worst }) => {
+    const fill = make("span", { class: "fill" });
+    fill.style.width = `${most > 0 ? (100 * score) / most : 0}%`;
+    return [name, score.toFixed(4), make("span", { class: "track" }, fill), worst.map(({ channel }) => channel).join(", ")];
+  });
+  const caption = `The last ${window.images} pictures, the layers that differ most first`;
+  return [...parts, table(caption, ["layer", "nats a channel", "", "channels that differ most"], rows)];
 }
 
 async function versions({ choose, model, version }) {

@@ -190,7 +190,7 @@ def test_what_is_no_picture_is_said_and_the_next_one_is_read(visit: Visit) -> No
     assert visitor.page.locator("#problem").is_hidden()
 
 
-def test_the_tabs_tell_of_the_model(visit: Visit, screenshots: Path) -> None:
+def test_the_tabs_tell_of_the_model(visit: Visit, page_url: str, screenshots: Path) -> None:
     manifest = json.loads((served_bundle() / "manifest.json").read_text(encoding="utf-8"))
     before, after = (sum(manifest["operators"][graph].values()) for graph in ("reference", "folded"))
     visitor = visit()
@@ -210,6 +210,7 @@ def test_the_tabs_tell_of_the_model(visit: Visit, screenshots: Path) -> None:
     assert before - after == 10
     assert texts["fold"].count("BatchNormalization") == 5
     assert all(layer["name"] in texts["statistics"] for layer in manifest["batchnorm"])
+    assert f"{fetch(f'{page_url}/v2/models/kmnist/drift')['verdict']['grade']}: " in texts["statistics"]
     assert f"{manifest['metrics']['accuracy'] * 100:.2f} %" in texts["versions"]
 
 
