@@ -33,15 +33,14 @@ def main(arguments: list[str] | None = None) -> int:
     signal.signal(signal.SIGTERM, _stop)
     os.nice(10)  # the server's requests come first
     state = State(options.state)
-    with state.alive():
-        try:
-            return _run(options, state)
-        except KeyboardInterrupt:
-            state.write("cancelled")
-            return CANCELLED
-        except Exception as error:
-            state.write("failed", error=f"{type(error).__name__}: {error}")
-            raise
+    try:
+        return _run(options, state)
+    except KeyboardInterrupt:
+        state.write("cancelled")
+        return CANCELLED
+    except Exception as error:
+        state.write("failed", error=f"{type(error).__name__}: {error}")
+        raise
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -8,7 +8,7 @@ from typing import Any
 from fastapi import FastAPI
 
 from service.dataplane import VERSION, DataPlane
-from service.http import docs, errors, openapi, page, predict, routes, statistics, tfserving, triton
+from service.http import docs, errors, openapi, page, predict, recalibration, routes, statistics, tfserving, triton
 from service.http.front import Front
 from service.settings import Settings
 
@@ -60,7 +60,7 @@ def create_app(settings: Settings | None = None, plane: DataPlane | None = None)
     app.front = Front(app.framework, data_plane)
     errors.install(app)
     # Triton first: its `/v2/models/stats` is nobody's name.
-    for module in (triton, statistics, routes, predict, tfserving, page):
+    for module in (triton, statistics, routes, predict, tfserving, recalibration, page):
         app.include_router(module.router, responses=openapi.ERRORS)
     app.include_router(docs.router)
     openapi.describe(app)

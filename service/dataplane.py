@@ -13,6 +13,7 @@ from service.metrics.ledger import Ledger
 from service.model import Model
 from service.protocol.request import InferRequest
 from service.protocol.tensors import Array
+from service.recalibration.jobs import Jobs
 from service.repository import Repository
 from service.resources import available_cpus
 from service.settings import Settings
@@ -67,6 +68,7 @@ class DataPlane:
         self._watcher = Watcher(settings, sums)
         self._scheduler: Scheduler | None = None
         self._repository: Repository | None = None
+        self._jobs: Jobs | None = None
 
     def start(self) -> None:
         """Load, warm and test every model; does nothing the second time.
@@ -88,12 +90,15 @@ class DataPlane:
             scheduler.close()
             raise
         self._scheduler, self._repository = scheduler, repository
+        self._jobs = Jobs(self.settings.models, self.load)
 
     def stop(self) -> None:
         """Finish what is queued and end the runners."""
         if self._scheduler is not None:
             self._scheduler.close()
         self._watcher.close()
+        if self._jobs is not None:
+            self._jobs.close()
         self._scheduler = self._repository = None
 
     @property
@@ -108,6 +113,17 @@ class DataPlane:
         return self._repository
 
     @property
+    def jobs(self) -> Jobs:
+        """The recalibrations.
+
+        Raises:
+            UnavailableError: the server has not started.
+        """
+        if self._jobs is None:
+            raise UnavailableError("Server not ready")
+        return self._jobs
+
+    @property
     def runners(self) -> int:
         """How many runs of models can go on at the same time."""
         return self._scheduler.runners if self._scheduler else 0
@@ -119,6 +135,18 @@ class DataPlane:
     def unload(self, name: str) -> None:
         """Take a model out of service, here and in the other workers (see `Repository.unload`)."""
         self._operate(self.repository.unload, name, serve=False)
+
+    def promote(self, name: str, version: str) -> None:
+        """Make a version the default, here and in the other workers (see `Repository.promote`)."""
+        self._operate(lambda model: self.repository.promote(model, version), name, serve=True)
+
+    def roll_back(self, name: str) -> None:
+        """Undo the last promotion, here and in the other workers (see `Repository.roll_back`)."""
+        self._operate(self.repository.roll_back, name, serve=True)
+
+    def delete(self, name: str, version: str) -> None:
+        """Remove a recalibrated version, here and in the other workers (see `Repository.delete`)."""
+        self._operate(lambda model: self.repository.delete(model, version), name, serve=True)
 
     def _operate(self, change: Callable[[str], None], name: str, *, serve: bool) -> None:
         with self._operating:

@@ -21,6 +21,7 @@ from service.protocol.request import RequestReader
 from service.protocol.response import ResponseWriter
 from service.protocol.signature import Signature
 from service.protocol.tensors import Array
+from service.recalibration.recent import Recent
 from service.settings import Settings
 from service.watch.watcher import Watch, Watcher
 
@@ -46,6 +47,7 @@ class Model:
         writer: writes its answers.
         batchnorm: the report on its batch-normalisation layers; None where nothing is known.
         watch: compares its traffic with the training data; None where that is not possible or not wanted.
+        recent: its last images, for a recalibration; None where they are not to be kept.
     """
 
     name: str
@@ -60,6 +62,7 @@ class Model:
     writer: ResponseWriter
     batchnorm: BatchNormReport | None
     watch: Watch | None
+    recent: Recent | None
     _scheduler: Scheduler
     _session: Session
 
@@ -160,12 +163,13 @@ def load_model(
         log.warning("%s/%s: answers depend on batch mates on this machine; requests run one by one", name, version)
     statistics = Statistics(ledger, name, str(version))
     watch = watcher.watch(bundle, actual) if signature.batched else None
+    recent = Recent(settings.keep_images) if settings.keep_images and signature.batched and len(names) == 1 else None
     lane = Lane(
         run,
         run_batch=run_batch,
         merge=merge,
         max_queue=settings.max_queue,
-        observe=_observer(statistics, watch),
+        observe=_observer(statistics, watch, recent),
         delay=settings.max_queue_delay,
         inline=actual == CPU,  # elsewhere the processor is free while the model runs
     )
@@ -185,18 +189,22 @@ def load_model(
         writer=ResponseWriter(str(version), signature, labels),
         batchnorm=batchnorm,
         watch=watch,
+        recent=recent,
         _scheduler=scheduler,
         _session=session,
     )
 
 
-def _observer(statistics: Statistics, watch: Watch | None) -> Callable[[Batch], None]:
-    if watch is None:
+def _observer(statistics: Statistics, watch: Watch | None, recent: Recent | None) -> Callable[[Batch], None]:
+    if watch is None and recent is None:
         return statistics.batch
 
     def observe(batch: Batch) -> None:
         statistics.batch(batch)
-        watch.offer(batch)
+        if watch is not None:
+            watch.offer(batch)
+        if recent is not None:
+            recent.keep(batch.inputs[0])
 
     return observe
 

@@ -73,12 +73,16 @@ class Settings(BaseSettings):
         600.0, gt=0, description="seconds after which it is judged anew, if there are at least 32 sampled pictures"
     )
 
+    keep_images: int = Field(
+        0, ge=0, le=2**20, description="latest images of each version to keep in memory for recalibration; 0 for none"
+    )
+
     max_body_bytes: int = Field(64 * 2**20, ge=1024, description="largest request body, also after decompression")
     api_keys: Annotated[tuple[SecretStr, ...], NoDecode] = Field(
         (), description="keys that may use the server, separated by commas; everybody may if there is none"
     )
     admin_keys: Annotated[tuple[SecretStr, ...], NoDecode] = Field(
-        (), description="keys that may load and unload models, separated by commas; nobody may if there is none"
+        (), description="keys that may load, unload and recalibrate models, separated by commas; nobody may without"
     )
     max_image_pixels: int = Field(2**24, ge=1, description="largest picture, width times height, before it is decoded")
 

@@ -65,7 +65,7 @@ def picture_moments(probe: onnx.ModelProto, layout: Layout, images: NDArray[Any]
     The probe sums over a batch; here its sums leave the batch's axis alone, which is many times quicker than batches
     of one picture.
     """
-    graph = session(_by_picture(probe))
+    graph = session(by_picture(probe))
     rows = []
     for at in range(0, len(images), BATCH):
         batch = images[at : at + BATCH]
@@ -78,7 +78,8 @@ def picture_moments(probe: onnx.ModelProto, layout: Layout, images: NDArray[Any]
     return np.concatenate(rows)
 
 
-def _by_picture(probe: onnx.ModelProto) -> onnx.ModelProto:
+def by_picture(probe: onnx.ModelProto) -> onnx.ModelProto:
+    """A probe whose sums are those of each picture, [n, channels]; its counts stay those of the batch."""
     model = onnx.ModelProto()
     model.CopyFrom(probe)
     for tensor in model.graph.initializer:

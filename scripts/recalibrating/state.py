@@ -1,10 +1,7 @@
-"""The progress of a recalibration in a file that others read, and a lock by which they see that it is alive."""
+"""The progress of a recalibration in a file that others read."""
 
-import fcntl
 import json
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -29,10 +26,3 @@ class State:
         temporary = self._path.with_name(f".{self._path.name}.part")
         temporary.write_text(json.dumps({"state": state, "pid": os.getpid()} | more), encoding="utf-8")
         temporary.replace(self._path)
-
-    @contextmanager
-    def alive(self) -> Iterator[None]:
-        """Hold the lock `<file>.lock`, which the system gives back however this process ends."""
-        with self._path.with_name(f"{self._path.name}.lock").open("w") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
-            yield

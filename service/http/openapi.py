@@ -57,6 +57,13 @@ _SCHEMAS: dict[str, Any] = {
         "type": "object",
         "properties": {"signature_name": {"type": "string"}, "instances": {"type": "array"}, "inputs": {}},
     },
+    "RecalibrationRequest": {
+        "type": "object",
+        "properties": {
+            "source": {"const": "recent", "description": "the images that were kept, instead of `inputs`"},
+            "inputs": {"type": "array", "items": _TENSOR},
+        },
+    },
     "IndexRequest": {"type": "object", "properties": {"ready": {"type": "boolean"}}},
 }
 _BINARY = {"schema": {"type": "string", "format": "binary"}}
@@ -77,6 +84,10 @@ _BODIES: dict[str, tuple[dict[str, Any], bool]] = {
     "/predict": ({"image/png": _BINARY, "image/jpeg": _BINARY} | _UPLOAD, True),
     ":predict": (_json("PredictRequest"), True),
     "/index": (_json("IndexRequest"), False),
+    "/recalibrations": (
+        _json("RecalibrationRequest") | {"application/octet-stream": _BINARY, "application/zip": _BINARY} | _UPLOAD,
+        True,
+    ),
 }
 _LENGTH = {
     "name": "Inference-Header-Content-Length",
