@@ -46,7 +46,7 @@ class Front:
             return
         if target is not None:
             status = await infer(self.plane, target, scope, receive, send)
-            self.count(scope, target, status, start)
+            self.count(scope, INFER_ROUTE, target, status, start)
             return
         status = 500
 
@@ -77,12 +77,12 @@ class Front:
         if self._keys:
             check_access(path, headers, self._keys)
 
-    def count(self, scope: Scope, target: Target, status: int, start: float) -> None:
-        """Count, and if wanted log, a request for inference that began at `start` (`time.perf_counter`)."""
+    def count(self, scope: Scope, route: str, target: Target, status: int, start: float) -> None:
+        """Count, and if wanted log, a POST that began at `start` (`time.perf_counter`)."""
         took = time.perf_counter() - start
-        self._statistics.observe("POST", INFER_ROUTE, status, took)
+        self._statistics.observe("POST", route, status, took)
         if self._access is not None:
-            self._access.write(scope, INFER_ROUTE, target, status, took)
+            self._access.write(scope, route, target, status, took)
 
 
 def bounded(receive: Receive, limit: int) -> Receive:

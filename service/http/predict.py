@@ -48,15 +48,31 @@ async def predict(
     limit = plane.settings.max_image_pixels
     arrays, inverted = await anyio.to_thread.run_sync(_decode, pictures, layout, limit, polarity, framing)
     outputs = await plane.evaluate(found, InferRequest(None, [arrays], len(arrays), []))
-    rows = [_row(found, scores, flag, top) for scores, flag in zip(outputs[0], inverted, strict=True)]
-    if picture:
-        rows = [row | {"picture": data_uri(array, layout)} for row, array in zip(rows, arrays, strict=True)]
-    about: dict[str, Any] = {"model_name": found.name, "model_version": str(found.version)}
-    if found.labels:
-        about["labels"] = found.labels
-    if found.digest:
-        about["bundle_sha256"] = found.digest
-    return json_response(about | (rows[0] if len(rows) == 1 else {"predictions": rows}))
+    shown = [data_uri(array, layout) for array in arrays] if picture else None
+    return json_response(report(found, outputs[0], inverted, top=top, pictures=shown))
+
+
+def report(
+    model: Model, outputs: Array, inverted: list[bool], *, top: int = 0, pictures: list[str] | None = None
+) -> dict[str, Any]:
+    """What is answered for one or several pictures.
+
+    Args:
+        model: that has looked at them.
+        outputs: its scores, float32 [pictures, classes].
+        inverted: whether each was dark on light.
+        top: how many classes to list.
+        pictures: each as the model got it, a data URI.
+    """
+    rows = [_row(model, scores, flag, top) for scores, flag in zip(outputs, inverted, strict=True)]
+    if pictures:
+        rows = [row | {"picture": shown} for row, shown in zip(rows, pictures, strict=True)]
+    about: dict[str, Any] = {"model_name": model.name, "model_version": str(model.version)}
+    if model.labels:
+        about["labels"] = model.labels
+    if model.digest:
+        about["bundle_sha256"] = model.digest
+    return about | (rows[0] if len(rows) == 1 else {"predictions": rows})
 
 
 async def _pictures(request: Request) -> list[bytes]:

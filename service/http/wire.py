@@ -1,4 +1,4 @@
-"""Inference straight from the socket: Uvicorn's HTTP protocol with a shorter way for one route.
+"""Inference straight from the socket: Uvicorn's HTTP protocol with a shorter way for what is asked most.
 
 Uvicorn gives every request a task, two queues of messages and a validation of each header, for applications of which
 it knows nothing. Measured on small requests, that is half of what an answer costs. Here the parser's callbacks drive an
@@ -9,17 +9,38 @@ another one, `Expect: 100-continue`, a client that does not read), goes to the a
 import asyncio
 import time
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from service.engine.scheduler import Job
 from service.http.body import too_large
-from service.http.front import Front
+from service.http.front import INFER_ROUTE, Front
 from service.http.infer import CLOSE, Headers, InferCall, Target, failure, match
+from service.http.pictures import ElsewhereError, PictureCall
 
-REMEMBERED_TARGETS = 256
-_TARGETS: dict[bytes, Target] = {}  # what a path means, so that it is not taken apart again
+PREDICT_ROUTE = "/v2/models/{model}/predict"
+REMEMBERED_WAYS = 256
+_WAYS: dict[bytes, "Way"] = {}  # what a path means, so that it is not taken apart again
+
+
+class Way(NamedTuple):
+    """A route that is answered here: what it does, the model and version in its path, and its name in the counts."""
+
+    call: type[InferCall] | type[PictureCall]
+    target: Target
+    route: str
+
+
+def way_of(path: str) -> Way | None:
+    """The way of a path; None if it is the framework's."""
+    if target := match(path):
+        return Way(InferCall, target, INFER_ROUTE)
+    if path == "/predict":
+        return Way(PictureCall, ("", None), path)
+    if path.endswith("/predict") and (target := match(path.removesuffix("predict") + "infer")):
+        return Way(PictureCall, target, PREDICT_ROUTE)
+    return None
 
 
 class WireProtocol(HttpToolsProtocol):
@@ -33,7 +54,8 @@ class WireProtocol(HttpToolsProtocol):
     def __init__(self, front: Front, **uvicorn: Any) -> None:
         super().__init__(**uvicorn)
         self.front = front
-        self._current: Exchange | None = None
+        self._current: Exchange | None = None  # whose body comes in
+        self._latest: Exchange | None = None  # which may wait for its answer, with others in the pipe behind it
         self._last = 0.0  # when the last request began or the last answer ended
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as Uvicorn has it
@@ -48,16 +70,27 @@ class WireProtocol(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         """The head is there: refuse, begin, or leave it to the application."""
         headers = dict(self.headers)
-        target = self._target(headers)
-        if target is None:
-            self._current = None
-            self.expect_100_continue = headers.get(b"expect", b"").lower() == b"100-continue"
-            super().on_headers_complete()
-            return
-        self.scope["method"] = "POST"
-        self._current = exchange = Exchange(self, target, headers)
-        self.cycle = exchange  # type: ignore[assignment]  # it has all that Uvicorn asks of a cycle
-        exchange.open()
+        way = self._way(headers)
+        if way is not None:
+            self.scope["method"] = "POST"
+            exchange = Exchange(self, way)
+            try:
+                exchange.open(headers)
+            except ElsewhereError:
+                pass
+            else:
+                self._current = self._latest = self.cycle = exchange  # type: ignore[assignment]  # it passes for a cycle
+                return
+        self._current = None
+        self.expect_100_continue = headers.get(b"expect", b"").lower() == b"100-continue"
+        super().on_headers_complete()
+
+    def leave(self, body: bytes) -> None:
+        """Give the current request, which is complete, to the application after all."""
+        self._current = self.cycle = None  # type: ignore[assignment]  # as before the first request
+        super().on_headers_complete()
+        super().on_body(body)
+        super().on_message_complete()
 
     def on_body(self, body: bytes) -> None:
         """A piece of the body."""
@@ -75,8 +108,8 @@ class WireProtocol(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The client has left: what it asked for is given up."""
-        if self._current is not None:
-            self._current.abandon()
+        if self._latest is not None:
+            self._latest.abandon()
         self.front.plane.connections[0] -= 1
         super().connection_lost(exc)
         if self.timeout_keep_alive_task is not None:
@@ -114,23 +147,23 @@ class WireProtocol(HttpToolsProtocol):
         else:
             self._look_later(left)
 
-    def _target(self, headers: Mapping[bytes, bytes]) -> Target | None:
-        """The model that is asked, if the request is one for the short way."""
-        target = _TARGETS.get(self.url)
-        if target is None:
-            if not self.url.endswith(b"/infer") or b"%" in self.url:
+    def _way(self, headers: Mapping[bytes, bytes]) -> Way | None:
+        """What is asked, if it is for the short way."""
+        way = _WAYS.get(self.url)
+        if way is None:
+            if b"%" in self.url:
                 return None
-            target = match(self.url.decode("latin-1"))
-            if target is None:
+            way = way_of(self.url.decode("latin-1"))
+            if way is None:
                 return None
-            if len(_TARGETS) < REMEMBERED_TARGETS:
-                _TARGETS[self.url] = target
+            if len(_WAYS) < REMEMBERED_WAYS:
+                _WAYS[self.url] = way
         behind = self.cycle is not None and not self.cycle.response_complete
         if behind or self.flow.write_paused or b"expect" in headers or self.parser.should_upgrade():
             return None
         if self.parser.get_method() != b"POST" or self.parser.get_http_version() != "1.1":
             return None
-        return target
+        return way
 
 
 class Exchange:
@@ -144,15 +177,15 @@ class Exchange:
     """
 
     __slots__ = (
-        "_call", "_headers", "_job", "_parts", "_protocol", "_scope", "_size", "_start", "_target", "disconnected",
-        "keep_alive", "response_complete",
+        "_call", "_job", "_parts", "_protocol", "_scope", "_size", "_start", "_way", "disconnected", "keep_alive",
+        "response_complete",
     )  # fmt: skip
 
     message_event: ClassVar[asyncio.Event] = asyncio.Event()
-    _call: InferCall
+    _call: InferCall | PictureCall
 
-    def __init__(self, protocol: WireProtocol, target: Target, headers: Mapping[bytes, bytes]) -> None:
-        self._protocol, self._target, self._headers = protocol, target, headers
+    def __init__(self, protocol: WireProtocol, way: Way) -> None:
+        self._protocol, self._way = protocol, way
         self._scope: Any = protocol.scope
         self._start = time.perf_counter()
         self._parts: list[bytes] = []
@@ -161,14 +194,20 @@ class Exchange:
         self.keep_alive: bool = protocol.parser.should_keep_alive()
         self.disconnected = self.response_complete = False
 
-    def open(self) -> None:
-        """Look at the head; what is refused now has its body read past by the parser."""
-        protocol = self._protocol
+    def open(self, headers: Mapping[bytes, bytes]) -> None:
+        """Look at the head; what is refused now has its body read past by the parser.
+
+        Raises:
+            ElsewhereError: it is for the application.
+        """
+        protocol, way = self._protocol, self._way
         try:
             protocol.front.authorize(protocol.url.decode("latin-1"), protocol.headers)
-            self._call = InferCall(protocol.front.plane, self._target, self._headers)
+            self._call = way.call(protocol.front.plane, way.target, headers)
+        except ElsewhereError:
+            raise
         except Exception as error:
-            self._answer(*failure(error, self._target))
+            self._answer(*failure(error, way.target))
 
     def feed(self, data: bytes) -> None:
         """Keep a piece of the body."""
@@ -179,17 +218,20 @@ class Exchange:
         limit = self._protocol.front.plane.settings.max_body_bytes
         if self._size > limit:
             self._parts.clear()
-            self._answer(*failure(too_large(limit), self._target))
+            self._answer(*failure(too_large(limit), self._way.target))
 
     def run(self) -> None:
         """Queue what the whole body asks for."""
         if self.response_complete:
             return
         parts = self._parts
+        body = parts[0] if len(parts) == 1 else b"".join(parts)
         try:
-            self._job = self._call.start(parts[0] if len(parts) == 1 else b"".join(parts))
+            self._job = self._call.start(body)
+        except ElsewhereError:
+            self._protocol.leave(body)
         except Exception as error:
-            self._answer(*failure(error, self._target))
+            self._answer(*failure(error, self._way.target))
         else:
             self._job.future.add_done_callback(self._finish)
 
@@ -205,9 +247,9 @@ class Exchange:
         try:
             headers, body = self._call.finish(self._job)
         except asyncio.CancelledError:
-            self._protocol.front.count(self._scope, self._target, 499, self._start)
+            self._protocol.front.count(self._scope, self._way.route, self._way.target, 499, self._start)
         except Exception as error:
-            self._answer(*failure(error, self._target))
+            self._answer(*failure(error, self._way.target))
         else:
             self._answer(200, headers, body)
 
@@ -223,4 +265,4 @@ class Exchange:
             if not self.keep_alive:
                 protocol.transport.close()
             protocol.on_response_complete()
-        protocol.front.count(self._scope, self._target, status, self._start)
+        protocol.front.count(self._scope, self._way.route, self._way.target, status, self._start)

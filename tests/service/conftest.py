@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx2
 import numpy as np
 import pytest
 from PIL import Image
@@ -34,11 +35,29 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def client(repository: Path) -> Iterator[TestClient]:
+def asgi_client(repository: Path) -> Iterator[TestClient]:
     """The application on that repository, without a socket."""
     app = create_app(Settings(models=repository, runners=2))
     with TestClient(app, raise_server_exceptions=False) as test_client:
         yield test_client
+
+
+@pytest.fixture(scope="session")
+def client(asgi_client: TestClient) -> TestClient:
+    """The same; some modules take `either_client` instead."""
+    return asgi_client
+
+
+@pytest.fixture(scope="session", params=["asgi", "socket"])
+def either_client(request: pytest.FixtureRequest, repository: Path, asgi_client: TestClient) -> Iterator[Any]:
+    """The application without a socket, and the process behind one: what is hot goes a way of its own in each."""
+    if request.param == "asgi":
+        yield asgi_client
+        return
+    server = Process(repository, runners=1).wait_ready()
+    with httpx2.Client(verify=False, base_url=server.url) as connected:
+        yield connected
+    server.kill()
 
 
 @pytest.fixture(scope="session")

@@ -1,9 +1,6 @@
 import json
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
-import httpx2
 import numpy as np
 import pytest
 from starlette.testclient import TestClient
@@ -14,22 +11,14 @@ from service.protocol.request import RequestReader
 from service.protocol.signature import Signature, Tensor
 from tests.service import bundles
 from tests.service.bundles import Array
-from tests.service.process import Process
 
 INFER = "/v2/models/tiny/infer"
 HEADER = "Inference-Header-Content-Length"
 
 
-@pytest.fixture(scope="module", params=["asgi", "socket"])
-def client(request: pytest.FixtureRequest, repository: Path, client: TestClient) -> Iterator[Any]:
-    """The application without a socket, and the process behind one: inference goes a way of its own in each."""
-    if request.param == "asgi":
-        yield client
-        return
-    server = Process(repository, runners=1).wait_ready()
-    with httpx2.Client(verify=False, base_url=server.url) as connected:
-        yield connected
-    server.kill()
+@pytest.fixture(scope="module")
+def client(either_client: Any) -> Any:
+    return either_client
 
 
 def json_input(images: Array, **changes: Any) -> dict[str, Any]:

@@ -1,7 +1,10 @@
 import base64
 import io
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
+import httpx2
 import numpy as np
 import pytest
 from PIL import Image
@@ -13,6 +16,13 @@ from service.settings import Settings
 from tests.service import bundles
 from tests.service.bundles import Array
 from tests.service.conftest import png
+from tests.service.process import Process
+
+
+@pytest.fixture(scope="module")
+def client(either_client: Any) -> Any:
+    return either_client
+
 
 GREY = Layout(28, 28, 1, channels_last=True)
 
@@ -195,3 +205,28 @@ def test_a_wrong_polarity_lists_the_choices(client: TestClient) -> None:
     answer = client.post("/predict?polarity=up", content=b"x")
     assert answer.status_code == 400
     assert "'auto', 'keep' or 'invert'" in answer.json()["error"]
+
+
+def test_small_pictures_take_the_short_way_and_others_the_framework(
+    repository: Path, start_server: Callable[..., Process], images: Array, expected: Array
+) -> None:
+    server = start_server(repository).wait_ready()
+    large = Image.fromarray(images[0, ..., 0]).resize((600, 600), Image.Resampling.NEAREST)
+    buffer = io.BytesIO()
+    large.save(buffer, "PNG")
+    plain = {"Content-Type": "image/png"}
+    with httpx2.Client(verify=False, base_url=server.url) as client:
+        for _ in range(2):  # one connection, both ways by turns
+            for path, body, headers in (
+                ("/predict", png(images[0]), plain),
+                ("/predict", buffer.getvalue(), plain),
+                ("/v2/models/tiny/versions/2/predict", png(images[0]), {}),
+                ("/v2/models/tiny/predict?top=1", png(images[0]), {}),
+            ):
+                answer = client.post(path, content=body, headers=headers)
+                assert answer.status_code == 200
+                if body is not buffer.getvalue():
+                    np.testing.assert_allclose(answer.json()["probabilities"], expected[0], atol=1e-6)
+        assert client.post("/predict", content=b"GIF89a" + b"0" * 50).status_code == 415
+        assert client.post("/v2/models/nobody/predict", content=png(images[0])).status_code == 404
+        assert client.post("/predict?polarity=up", content=png(images[0])).status_code == 400
