@@ -5,7 +5,7 @@ from typing import NamedTuple
 import onnx
 
 AFFINES = ("Mul", "Add", "Sub", "Div")
-WEIGHTS = ("Conv", "FusedConv", "ConvTranspose", "Gemm", "MatMul")
+WEIGHTS = ("Conv", "FusedConv", "ConvTranspose", "Gemm", "FusedGemm", "MatMul", "FusedMatMul")
 CLAMPS = ("Relu", "Max", "Min", "Clip", "LeakyRelu")
 
 

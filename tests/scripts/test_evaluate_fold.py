@@ -37,6 +37,7 @@ def graph(body, outputs="float[N,2,4,4] y"):
         ("y = Conv<group=2>(x, depthwise)", Count(1, 0)),
         ("y = Conv(x, dense)", Count(0, 0, 1)),
         ("s = Relu(x) y = Max(s, a)", Count(0, 2)),
+        ('y = com.microsoft.FusedGemm<activation = "Relu">(x, dense)', Count(0, 1, 1)),
     ],
 )
 def test_counts_what_batch_normalisation_may_have_brought(body, expected):
