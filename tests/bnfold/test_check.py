@@ -1,11 +1,14 @@
 """What goes in and comes out is valid: onnx's own checker says so, and the data are those of type and shape."""
 
+from pathlib import Path
+
 import onnx
 import onnx_ir as ir
 import pytest
 from onnx import helper, numpy_helper
 
 import bnfold
+from bnfold.__main__ import main
 from bnfold.check import graph_fault, weights_fault
 from tests.bnfold.graphs import bias, model, operators, statistics, weights
 
@@ -51,8 +54,9 @@ def test_weights_that_were_not_loaded_are_refused() -> None:
         bnfold.fold(graph)
 
 
-def test_an_invalid_result_is_never_returned(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_invalid_result_is_never_returned_or_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A mistake of a pass: it leaves a node that reads a tensor which is gone."""
+    onnx.save(network(), tmp_path / "net.onnx")
     whole = ir.to_proto
 
     def broken(graph: ir.Model) -> onnx.ModelProto:
@@ -63,6 +67,8 @@ def test_an_invalid_result_is_never_returned(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(ir, "to_proto", broken)
     with pytest.raises(bnfold.VerificationError, match=r"not valid, which is a mistake of the compiler: .*gone"):
         bnfold.fold(network())
+    assert main(["fold", str(tmp_path / "net.onnx"), str(tmp_path / "out.onnx")]) == 3
+    assert [path.name for path in tmp_path.iterdir()] == ["net.onnx"]
 
 
 def test_a_model_that_fails_the_full_check_itself_comes_back_with_a_note() -> None:
