@@ -66,6 +66,6 @@ def judge(score: float, images: int, thresholds: Thresholds | None, *, fewest: i
         grade = "strong"
         text = (
             f"Strong drift: the last {images} images are unlike the training data. "
-            "Expect wrong answers; look at the inputs before trusting the model."
+            "The model was not made for them: check some answers before you trust the rest."
         )
     return Verdict(grade, text, images, score, limit, effect)

@@ -7,6 +7,8 @@ from fastapi import APIRouter, Request, Response
 
 from service.batchnorm import BatchNormReport
 from service.errors import NotFoundError
+from service.http import layers_page
+from service.http.page import HEADERS
 from service.http.routes import json_response, plane_of
 from service.model import Model
 from service.security import check_admin
@@ -65,6 +67,14 @@ async def batchnorm_file(request: Request, model: str, version: str | None = Non
     name = f"{found.name}-{found.version}-batchnorm.safetensors"  # a repository's names have no quotes
     headers = {"Content-Disposition": f'attachment; filename="{name}"'}
     return _tagged(request, found, lambda: Response(report.file, media_type=OCTETS, headers=headers))
+
+
+@router.get("/batchnorm/{model}", include_in_schema=False)
+async def page(request: Request, model: str, version: str | None = None) -> Response:
+    """All of this on one page, for people."""
+    found = plane_of(request).repository.get(model, version)
+    _report(found)
+    return Response(layers_page.render(found), media_type="text/html; charset=utf-8", headers=HEADERS)
 
 
 @router.get("/v2/models/{model}/drift", tags=["batch normalisation"])
