@@ -56,7 +56,7 @@ def _parser() -> argparse.ArgumentParser:
         "--source-data", type=Path, help="images like the training's, to see what is lost on them; FILE.npz or the like"
     )
     parser.add_argument(
-        "--pseudo-count", type=float, help="images that the old statistics count for (default: 16; 0 forgets them)"
+        "--pseudo-count", type=float, help="images that the old statistics count for (default: 32; 0 forgets them)"
     )
     parser.add_argument("--force", action="store_true", help="go on where a guard rail refuses; the manifest says so")
     parser.add_argument("--state", type=Path, help=argparse.SUPPRESS)  # for the server: a file for the progress

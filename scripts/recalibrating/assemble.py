@@ -34,7 +34,7 @@ from scripts.recalibrating.errors import RecalibrationError, RefusedError
 from scripts.recalibrating.images import digest, only_input
 from scripts.recalibrating.measure import agreement, answers, early_features, outputs, picture_moments, session
 
-PSEUDO_COUNT = 16.0
+PSEUDO_COUNT = 32.0
 """Images that the source statistics count for; chosen by measurement, see docs/statistics.md."""
 PROVED = 256  # real images in the certificate
 CALIBRATED = 1024  # images that the thresholds for drift are taken from

@@ -17,6 +17,7 @@ Array = NDArray[np.float64]
 
 FEWEST = 64  # images
 CERTAINTY = 0.75  # of the mean entropy before
+GUESSING = 0.25  # of the entropy of answers that favour no class
 BALANCE = 0.45  # of the way from a single class to as many as balanced images have
 MIXTURE = 0.8  # of the variance along the main direction explained by two groups; one normal group has 0.64
 SMALLEST_GROUP = 0.1  # of the images; fewer are outliers, not a second kind
@@ -29,21 +30,22 @@ def enough(count: int) -> GuardResult:
 
 
 def surer(before: Array, after: Array) -> GuardResult:
-    """The renewed network is clearly surer of its answers: else there is nothing to gain, or something to lose.
+    """The renewed network is clearly surer of its answers, and not near guessing.
 
-    On images of one class the new statistics normalise away what the class is, and the answers become unsure; on images
-    as in training, or turned ones, they change nothing for the better.
+    Else there is nothing to gain, or something to lose: on images of one class the new statistics normalise away what
+    the class is, and the answers become unsure; on images as in training, or turned ones, nothing gets better.
 
     Args:
         before: [n, classes], probabilities of the network as it is.
         after: the same of the renewed one.
     """
     old, new = entropy(before), entropy(after)
+    limit = min(CERTAINTY * old, GUESSING * float(np.log(max(after.shape[1], 2))))
     text = (
-        f"the mean entropy of the answers goes from {old:.3f} to {new:.3f} nats, "
-        f"at most {CERTAINTY:g} of the old one asked: else there is nothing to gain"
+        f"the mean entropy of the answers goes from {old:.3f} to {new:.3f} nats, at most {limit:.3f} asked: "
+        "else there is nothing to gain, or the answers are near guessing"
     )
-    return GuardResult(name="certainty", passed=new <= CERTAINTY * old, text=text)
+    return GuardResult(name="certainty", passed=new <= limit, text=text)
 
 
 def balanced(before: Array, after: Array) -> GuardResult:

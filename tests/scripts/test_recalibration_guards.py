@@ -47,6 +47,7 @@ def test_a_network_that_is_not_surer_is_refused():
     assert guards.surer(answers(some, 0.4), answers(some, 0.9)).passed
     assert not guards.surer(answers(some, 0.9), answers(some, 0.9)).passed
     assert not guards.surer(answers(some, 0.9), answers(some, 0.4)).passed
+    assert not guards.surer(answers(some, 0.1), answers(some, 0.6)).passed  # surer, but near guessing
 
 
 def test_two_groups_are_a_mixture_and_one_group_or_a_few_outliers_are_not():
