@@ -16,6 +16,7 @@ from pathlib import Path
 from scripts.benchmarking.models import Model, prepare
 from scripts.benchmarking.process import ServerError
 from scripts.stressing import lifecycle, pressure
+from scripts.stressing.rest import rest
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -23,11 +24,11 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="stress.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    names = ("sigterm", "swap", "kill-worker", "overload", "soak")
+    names = ("rest", "sigterm", "swap", "kill-worker", "overload", "soak")
     parser.add_argument("model", type=Path, help="a bundle's folder, or an ONNX file")
     parser.add_argument("scenarios", nargs="*", metavar="SCENARIO", help=f"{', '.join(names)} (default: all)")
-    parser.add_argument("--times", type=int, default=10, help="signals, swaps and kills (default: 10)")
-    parser.add_argument("--seconds", type=float, default=10, help="of overload (default: 10)")
+    parser.add_argument("--times", type=int, default=10, help="starts, signals, swaps and kills (default: 10)")
+    parser.add_argument("--seconds", type=float, default=10, help="of overload, and of rest (default: 10)")
     parser.add_argument("--requests", type=int, default=100_000, help="of the soak (default: 100,000)")
     parser.add_argument(
         "--server", action="append", default=[], metavar="ARGUMENT", help="for the server, as --server=…"
@@ -40,6 +41,7 @@ def main(arguments: list[str] | None = None) -> int:
         parser.error(f"{options.model} is neither a bundle's folder nor an ONNX file")
     extra = tuple(options.server)
     scenarios: dict[str, Callable[[Model], bool]] = {
+        "rest": lambda model: rest(model, options.times, options.seconds, extra),
         "sigterm": lambda model: lifecycle.sigterm(model, options.times, extra),
         "swap": lambda model: lifecycle.swap(model, options.times, extra),
         "kill-worker": lambda model: lifecycle.kill_worker(model, options.times, extra),

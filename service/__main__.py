@@ -1,5 +1,6 @@
 """`python -m service`: the server from the command line and the environment."""
 
+import gc
 import logging
 import sys
 
@@ -27,6 +28,7 @@ def main() -> None:
 
 
 def _run(settings: Settings) -> int:
+    gc.disable()  # until the server serves: what is imported and loaded stays, and looking through it takes a sixth of it
     # What is heavy is imported after --help, and not at all by a supervisor, which must stay a process of one thread.
     from service.logs import configure
     from service.workers import Share, Supervisor

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import gc
 import logging
 import os
 import signal
@@ -142,6 +143,8 @@ def serve(settings: Settings, share: Share | None = None) -> None:
         lifespan="on",
         timeout_graceful_shutdown=max(1, round(settings.shutdown_timeout)),
     )
+    gc.freeze()  # all that there is now stays: no collection needs to look at it again
+    gc.enable()
     if share is None:
         log.info("listening on %s", address(listener))
     Server(config, plane, listener, share.parent if share else None).run()
