@@ -12,7 +12,7 @@ import onnx_ir as ir
 
 from bnfold.affine import Array
 
-BLOCK = 1 << 18
+BLOCK = 1 << 15
 """Elements that are worked out at once."""
 
 EXACT = "exact"
