@@ -28,7 +28,7 @@ def main() -> None:
 
 
 def _run(settings: Settings) -> int:
-    gc.disable()  # until the server serves: what is imported and loaded stays, and looking through it takes a sixth of it
+    gc.disable()  # until the server serves: what is loaded stays, and looking through it takes a sixth of the start
     # What is heavy is imported after --help, and not at all by a supervisor, which must stay a process of one thread.
     from service.logs import configure
     from service.workers import Share, Supervisor

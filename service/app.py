@@ -39,7 +39,7 @@ def create_app(settings: Settings | None = None, plane: DataPlane | None = None)
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         data_plane.start()
-        tasks = [asyncio.create_task(data_plane.poll()), asyncio.create_task(data_plane.follow())]
+        tasks = [asyncio.create_task(t) for t in (data_plane.poll(), data_plane.follow(), data_plane.examine())]
         try:
             yield
         finally:

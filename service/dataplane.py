@@ -8,7 +8,7 @@ from typing import Any
 
 from service.control import Control, Journal
 from service.engine.scheduler import Job, Scheduler
-from service.errors import BadRequestError, ServiceError, UnavailableError
+from service.errors import BadRequestError, LoadError, ServiceError, UnavailableError
 from service.metrics.ledger import Ledger
 from service.model import Model
 from service.protocol.request import InferRequest
@@ -65,6 +65,7 @@ class DataPlane:
         self.connections[0] = 0  # a worker that was replaced may have left others
         self._connections = self.ledger.watch("connections")
         self._operating = threading.Lock()
+        self._sick: dict[tuple[str, int], str] = {}
         self._watcher = Watcher(settings, sums)
         self._scheduler: Scheduler | None = None
         self._repository: Repository | None = None
@@ -190,10 +191,34 @@ class DataPlane:
         """Whether this process has more connections than another one."""
         return self.connections[0] > min(self._connections())
 
+    async def examine(self) -> None:
+        """Let every model answer its golden inputs again, as often as the settings say; until cancelled."""
+        while self.settings.self_test_interval:
+            await asyncio.sleep(self.settings.self_test_interval)
+            self._sick = await asyncio.to_thread(self._sick_models)
+
+    def _sick_models(self) -> dict[tuple[str, int], str]:
+        found = {}
+        for model in self.repository.everything():
+            try:
+                model.self_test()
+            except LoadError as error:
+                found[model.name, model.version] = str(error)
+                if (model.name, model.version) not in self._sick:
+                    log.error("not ready: %s", error)
+        return found
+
+    @property
+    def loaded(self) -> bool:
+        """Whether the models are loaded, ready or not."""
+        return self._repository is not None
+
     def not_ready(self) -> str | None:
         """Why the server is not ready, or None if it is."""
         if self._repository is None:
             return "Server not ready: the models are not loaded"
+        for name, version in self._sick:  # not the reason, which names files; the log has it
+            return f"Server not ready: model '{name}' version {version} fails its self-test"
         return "Server not ready: it is draining" if self.draining else None
 
     def metadata(self) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from service.batchnorm import BatchNormReport
 from service.engine.scheduler import Batch, Job, Lane, Scheduler
 from service.engine.session import CPU, Session, example_inputs, open_session, read_signature
 from service.errors import LoadError
+from service.golden import Golden, read_golden
 from service.metrics.ledger import Ledger
 from service.metrics.statistics import Statistics
 from service.protocol.request import RequestReader
@@ -26,9 +27,6 @@ from service.settings import Settings
 from service.watch.watcher import Watch, Watcher
 
 log = logging.getLogger(__name__)
-
-TOLERANCE = {CPU: 1e-5}
-TOLERANCE_ELSEWHERE = 1e-4
 
 
 @dataclass
@@ -65,6 +63,7 @@ class Model:
     recent: Recent | None
     _scheduler: Scheduler
     _session: Session
+    _golden: Golden
 
     def submit(self, arrays: list[Array], rows: int, timeout: float = 0.0) -> Job:
         """Queue a request (see `Scheduler.submit`)."""
@@ -106,12 +105,12 @@ class Model:
         }
 
     def self_test(self) -> None:
-        """Answer the golden inputs, or a random one where there are none.
+        """Answer the golden inputs again.
 
         Raises:
             LoadError: the answers are not what they must be.
         """
-        _self_test(self._session, self.signature, self.bundle, self.provider)
+        self._golden.check(self._session)
 
 
 def load_model(
@@ -150,7 +149,8 @@ def load_model(
         _check_signature(bundle, signature)
         labels = bundle.manifest.labels
         batchnorm = BatchNormReport(bundle)
-    _self_test(session, signature, bundle, actual)
+    golden = read_golden(bundle, signature, actual)
+    golden.check(session)
     names = [tensor.name for tensor in signature.inputs]
 
     def run(arrays: list[Array]) -> list[Array]:
@@ -192,6 +192,7 @@ def load_model(
         recent=recent,
         _scheduler=scheduler,
         _session=session,
+        _golden=golden,
     )
 
 
@@ -260,32 +261,3 @@ def _check_signature(bundle: Bundle, signature: Signature) -> None:
         found = [(tensor.name, tensor.datatype.name, tensor.shape) for tensor in tensors]
         if said(specs) != found:
             raise LoadError(f"{bundle.folder}: {what}: the manifest says {said(specs)}, model.onnx has {found}")
-
-
-def _self_test(session: Session, signature: Signature, bundle: Bundle | None, provider: str) -> None:
-    if bundle is None or "golden.npz" not in bundle.manifest.files:
-        feed = dict(zip((t.name for t in signature.inputs), example_inputs(signature, 1), strict=True))
-        try:
-            session.run(None, feed)
-        except Exception as error:
-            raise LoadError(f"{signature.model}: it fails on a random input: {error}") from error
-        return
-    path = bundle.path("golden.npz")
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            golden = {key: archive[key] for key in archive.files}
-        feed = {tensor.name: golden[tensor.name] for tensor in signature.inputs}
-        wanted = [golden[tensor.name] for tensor in signature.outputs]
-    except (OSError, ValueError, KeyError) as error:
-        raise LoadError(f"{path}: not usable for the self-test: {error}") from error
-    try:
-        outputs = session.run(None, feed)
-    except Exception as error:
-        raise LoadError(f"{path}: the model fails on its golden inputs: {error}") from error
-    limit = TOLERANCE.get(provider, TOLERANCE_ELSEWHERE)
-    for tensor, want, got in zip(signature.outputs, wanted, outputs, strict=True):
-        if want.shape != got.shape:
-            raise LoadError(f"{path}: '{tensor.name}' has shape {list(got.shape)}, golden is {list(want.shape)}")
-        worst = float(np.abs(got.astype(np.float64) - want).max(initial=0.0))
-        if not worst <= limit:
-            raise LoadError(f"{path}: '{tensor.name}' is {worst:.3g} away from its golden answers (at most {limit:g})")

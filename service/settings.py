@@ -35,6 +35,9 @@ class Settings(BaseSettings):
     poll_interval: float = Field(
         0.0, ge=0, description="seconds between looks into the repository for new and vanished versions; 0 for never"
     )
+    self_test_interval: float = Field(
+        60.0, ge=0, description="seconds between self-tests of the models, on which readiness depends; 0 for never"
+    )
     default_model: str | None = Field(
         None, description="the model of POST /predict; by default the only one, or the first by name"
     )

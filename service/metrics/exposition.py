@@ -79,7 +79,7 @@ def _buckets(labels: Labels, bounds: Sequence[float], numbers: Sequence[float]) 
 
 def _models(plane: DataPlane) -> Iterator[str]:
     totals = plane.ledger.totals()
-    models = plane.repository.everything() if plane.not_ready() is None or plane.draining else []
+    models = plane.repository.everything() if plane.loaded else []
     rows = [
         ({"model": m.name, "version": str(m.version)}, m, read(totals.get(key(m.name, str(m.version)), [])))
         for m in models
@@ -100,7 +100,7 @@ def _models(plane: DataPlane) -> Iterator[str]:
 def _drift(plane: DataPlane) -> Iterator[str]:
     """Of the last window that was closed, so that no scrape sees a window of few images."""
     families: dict[str, list[Sample]] = {name: [] for name, _, _ in _DRIFT}
-    for model in plane.repository.everything() if plane.not_ready() is None or plane.draining else ():
+    for model in plane.repository.everything() if plane.loaded else ():
         if model.watch is not None:
             for name, labels, value in drift_samples(model.watch):
                 families[name].append(("", {"model": model.name, "version": str(model.version)} | labels, value))

@@ -2,9 +2,12 @@ import json
 import logging
 import os
 import shutil
+import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import onnxruntime
 import pytest
 from starlette.testclient import TestClient
 
@@ -91,3 +94,23 @@ def test_stray_files_are_nobodys_business(tmp_path: Path) -> None:
     (tmp_path / "tiny/latest").mkdir()
     with TestClient(create_app(Settings(models=tmp_path))) as client:
         assert client.get("/v2/models").json() == {"models": ["tiny"]}
+
+
+def test_a_model_that_answers_wrongly_makes_the_server_unready_until_it_answers_rightly(tmp_path: Path) -> None:
+    folder = bundles.write(tmp_path, version=1).folder
+    other = bundles.network(2).SerializeToString()
+    app = create_app(Settings(models=tmp_path, self_test_interval=0.02))
+    with TestClient(app) as client:
+        model: Any = app.state.plane.repository.get("tiny")
+        shutil.rmtree(folder)  # what is loaded does not depend on it any more
+        right, wrong = model._session, onnxruntime.InferenceSession(other, providers=["CPUExecutionProvider"])
+        for session, status in ((right, 200), (wrong, 503), (right, 200)):
+            model._session = session
+            deadline = time.monotonic() + 20
+            while client.get("/v2/health/ready").status_code != status and time.monotonic() < deadline:
+                time.sleep(0.01)
+            time.sleep(0.1)
+            answer = client.get("/v2/health/ready")
+            assert answer.status_code == status
+            assert ("fails its self-test" in answer.text) == (status == 503)
+            assert 'model="tiny"' in client.get("/metrics").text
