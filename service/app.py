@@ -52,6 +52,7 @@ def create_app(settings: Settings | None = None, plane: DataPlane | None = None)
         version=VERSION,
         description="Serves networks whose batch normalisation was folded exactly into their weights.",
         lifespan=lifespan,
+        telemetry={"auto_configure": True},  # by OpenTelemetry's environment variables, if they name a collector
         redirect_slashes=False,
         docs_url=None,  # it would load its scripts from elsewhere
         redoc_url=None,

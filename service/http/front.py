@@ -11,6 +11,7 @@ from service.http.infer import CLOSE, Scope, Send, Target, failure, infer, match
 from service.logs import AccessLog
 from service.metrics.http import HttpStatistics
 from service.security import check_access
+from service.tracing import Tracing
 
 INFER_ROUTE = "/v2/models/{model}/infer"
 App = Callable[[Any, Any, Any], Awaitable[None]]
@@ -27,6 +28,7 @@ class Front:
     def __init__(self, app: App, plane: DataPlane) -> None:
         self._app, self.plane = app, plane
         self._statistics = HttpStatistics(plane.ledger)
+        self._tracing = Tracing()
         self._access = AccessLog() if plane.settings.access_log else None
         self._keys = (*plane.settings.api_keys, *plane.settings.admin_keys) if plane.settings.api_keys else ()
 
@@ -78,9 +80,11 @@ class Front:
             check_access(path, headers, self._keys)
 
     def count(self, scope: Scope, route: str, target: Target, status: int, start: float) -> None:
-        """Count, and if wanted log, a POST that began at `start` (`time.perf_counter`)."""
+        """Count, and if wanted log and trace, a POST that began at `start` (`time.perf_counter`)."""
         took = time.perf_counter() - start
         self._statistics.observe("POST", route, status, took)
+        if self._tracing.on:
+            self._tracing.write(route, scope["headers"], target, status, took)
         if self._access is not None:
             self._access.write(scope, route, target, status, took)
 
