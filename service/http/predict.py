@@ -5,11 +5,9 @@ from typing import Annotated, Any
 import anyio.to_thread
 import numpy as np
 from fastapi import APIRouter, Query, Request, Response
-from starlette.datastructures import UploadFile
-from starlette.formparsers import MultiPartException, MultiPartParser
 
 from service.character import Polarity
-from service.errors import BadRequestError
+from service.http.multipart import read_files
 from service.http.routes import json_response, plane_of
 from service.images import Framing, Layout, data_uri, decode, image_layout
 from service.model import Model
@@ -19,12 +17,6 @@ from service.protocol.tensors import Array
 router = APIRouter(tags=["pictures"])
 
 MOST_FILES = 64
-
-
-class _InMemory(MultiPartParser):
-    """Keeps files in memory: bodies are bounded anyway, and there may be no disk to write to."""
-
-    spool_max_size = 2**62
 
 
 @router.post("/predict")
@@ -79,19 +71,7 @@ async def _pictures(request: Request) -> list[bytes]:
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind != "multipart/form-data":
         return [await request.body()]
-    parser = _InMemory(request.headers, request.stream(), max_files=MOST_FILES, max_fields=8)
-    try:
-        form = await parser.parse()
-    except (MultiPartException, KeyError, ValueError):  # broken, without a boundary, or more than that
-        raise BadRequestError(f"the multipart body cannot be read, or has more than {MOST_FILES} files") from None
-    try:
-        files = [await value.read() for _, value in form.multi_items() if isinstance(value, UploadFile)]
-    finally:
-        await form.close()
-    if not files:
-        message = "the multipart body has no file; send pictures as file fields, e.g. curl -F image=@picture.png"
-        raise BadRequestError(message)
-    return files
+    return await read_files(request, MOST_FILES)
 
 
 def _decode(

@@ -6,12 +6,11 @@ from typing import Annotated, Any
 import anyio.to_thread
 import numpy as np
 from fastapi import APIRouter, Query, Request, Response
-from starlette.datastructures import UploadFile
-from starlette.formparsers import MultiPartException, MultiPartParser
 
 from service.character import Polarity
 from service.errors import BadRequestError, ConflictError, UnsupportedMediaError
-from service.http.openapi import _ERROR
+from service.http.multipart import read_files
+from service.http.openapi import ERRORS
 from service.http.routes import json_response, plane_of
 from service.images import decode, image_layout
 from service.model import Model
@@ -23,19 +22,13 @@ from service.security import check_admin
 router = APIRouter(tags=["recalibration"])
 
 MOST = 2**16  # images in one request; the size of the body bounds them as well
-_PROBLEM = {"content": {"application/json": {"schema": _ERROR}}}
+_PROBLEM = {"content": ERRORS["400"]["content"]}
 _BUSY: dict[int | str, dict[str, Any]] = {
     409: {"description": "Not in this state: another one is running, or the version is (not) the default"} | _PROBLEM
 }
 _STARTED: dict[int | str, dict[str, Any]] = _BUSY | {
     501: {"description": "This installation serves only and cannot fold; `error` says what to install"} | _PROBLEM
 }
-
-
-class _InMemory(MultiPartParser):
-    """Keeps files in memory: bodies are bounded anyway, and there may be no disk to write to."""
-
-    spool_max_size = 2**62
 
 
 @router.post("/v2/models/{model}/recalibrations", status_code=202, responses=_STARTED)
@@ -138,7 +131,7 @@ async def _images(
     limit = plane_of(request).settings.max_body_bytes
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind == "multipart/form-data":
-        files = await _files(request)
+        files = await read_files(request, MOST)
         layout = image_layout(model.signature)
         return "pictures", await anyio.to_thread.run_sync(_decode, files, layout, max_pixels, polarity), None
     body = await request.body()
@@ -165,21 +158,6 @@ def _recent(model: Model, source: Any) -> Array:
     if images is None:
         raise ConflictError("no images were seen yet")
     return images
-
-
-async def _files(request: Request) -> list[bytes]:
-    parser = _InMemory(request.headers, request.stream(), max_files=MOST, max_fields=8)
-    try:
-        form = await parser.parse()
-    except (MultiPartException, KeyError, ValueError):
-        raise BadRequestError(f"the multipart body cannot be read, or has more than {MOST} files") from None
-    try:
-        files = [await value.read() for _, value in form.multi_items() if isinstance(value, UploadFile)]
-    finally:
-        await form.close()
-    if not files:
-        raise BadRequestError("the multipart body has no file; send pictures as file fields")
-    return files
 
 
 def _decode(pictures: list[bytes], layout: Any, limit: int, polarity: Polarity) -> Array:
