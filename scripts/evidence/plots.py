@@ -37,7 +37,7 @@ def draw_recovery(conditions: Sequence[Condition], amount: int, path: Path) -> N
     axes.barh(places + 0.2, after, 0.4, label=f"after {amount} unlabelled pictures", color="#2f6f9f")
     axes.set(yticks=places, yticklabels=[c.name for c in third], xlabel="accuracy, %, severity 3", xlim=(0, 100))
     axes.invert_yaxis()
-    axes.legend(fontsize=8, loc="lower left")
+    figure.legend(fontsize=8, loc="outside upper center", ncols=2)
     _save(figure, path)
 
 

@@ -63,7 +63,7 @@ class Condition:
         needed: pictures needed to detect, by score; None where no size is enough.
         grades: share of the windows by verdict.
         recalibrated: accuracy on the pool by the number of pictures.
-        guards: what the guards say of `usual` pictures.
+        guards: what the guards say of `usual` pictures, at severity 3.
     """
 
     name: str
@@ -177,7 +177,7 @@ class Study:
                 for amount in amounts:
                     renewed = self._renewed(others[:amount])
                     condition.recalibrated[amount] = self._accuracy(answers(renewed, images))
-                    if amount == self.plan.usual:
+                    if amount == self.plan.usual and severity == 3:
                         condition.guards = self._guards(others[:amount], renewed)
                 found.append(condition)
         return found
