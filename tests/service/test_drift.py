@@ -23,7 +23,13 @@ INFER, DRIFT = "/v2/models/watched/infer", "/v2/models/watched/drift"
 
 @contextmanager
 def serving(models: Path, **settings: Any) -> Iterator[TestClient]:
-    values = {"models": models, "runners": 1, "drift_share": 1.0, "drift_window": 64, "admin_keys": "k"} | settings
+    values: dict[str, Any] = {
+        "models": models,
+        "runners": 1,
+        "drift_share": 1.0,
+        "drift_window": 64,
+        "admin_keys": "k",
+    } | settings
     with TestClient(create_app(Settings(**values))) as client:
         yield client
 
@@ -37,7 +43,10 @@ def send(client: TestClient, images: watched.Array, rows: int = 16) -> None:
 
 def seen(client: TestClient, images: int, **params: Any) -> dict[str, Any]:
     """The report once that many images have been through the probe."""
-    return until(lambda: client.get(DRIFT, params=params).json(), lambda body: body["since_reset"]["images"] == images)
+    found: dict[str, Any] = until(
+        lambda: client.get(DRIFT, params=params).json(), lambda body: body["since_reset"]["images"] == images
+    )
+    return found
 
 
 def until(ask: Callable[[], Any], done: Callable[[Any], bool]) -> Any:

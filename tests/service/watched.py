@@ -91,7 +91,7 @@ def pictures(count: int, seed: int = 1, contrast: float = 1.0) -> Array:
 def layer_inputs(seed: int, images: Array) -> dict[str, Array]:
     """What reaches each layer, [values, channels]: of the unfolded graph, by onnx's reference evaluator."""
     model = reference(seed)
-    found = ReferenceEvaluator(model, verbose=0).run(["probabilities"], {"image": images}, intermediate=True)
+    found: Any = ReferenceEvaluator(model, verbose=0).run(["probabilities"], {"image": images}, intermediate=True)
     return {
         "bn_1": np.moveaxis(found["relu"], 1, -1).reshape(-1, CHANNELS["bn_1"]).astype(np.float64),
         "bn_2": found["hidden"].astype(np.float64),
