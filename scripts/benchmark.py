@@ -2,7 +2,7 @@
 
     python scripts/benchmark.py models/kmnist/1
     python scripts/benchmark.py models/kmnist/1 --rounds 5 --plot docs/images/latency.png --json figures.json
-    python scripts/benchmark.py models/kmnist/1/reference.onnx --work binary-1 json-1 --quick
+    python scripts/benchmark.py models/kmnist/1/reference.onnx --floor-batch --work binary-1 json-1 --quick
 
 Machines drift by half within an hour, so every cell is measured for each server in turn, round after round, and only
 ratios of one round mean something. The service gets one process for each core, and so does the floor: a bare function
@@ -79,6 +79,7 @@ def main(arguments: list[str] | None = None) -> int:
         metavar="NAME=ARGUMENTS",
         help="the service once more, with other arguments",
     )
+    parser.add_argument("--floor-batch", action="store_true", help="beside a floor with a batching prototype, too")
     parser.add_argument("--quick", action="store_true", help="one round of short cells, without the curve")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every cell")
     parser.add_argument("--plot", type=Path, metavar="FILE", help="draw latency against load (PNG or SVG)")
@@ -95,6 +96,7 @@ def main(arguments: list[str] | None = None) -> int:
             model,
             [
                 contest.floor(model, options.workers),
+                *([contest.floor(model, options.workers, "floor_batch")] if options.floor_batch else []),
                 contest.ours("service", model, workers),
                 *(contest.ours(name, model, rest.split()) for name, _, rest in named),
             ],

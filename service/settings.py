@@ -47,6 +47,9 @@ class Settings(BaseSettings):
         description="where the model runs; `cuda` without a CUDA card is an error, `auto` takes CUDA where it is there",
     )
     device_id: int = Field(0, ge=0, description="which CUDA card")
+    gpu_memory_mib: int | None = Field(
+        None, ge=64, description="most memory of the card, in MiB, that each session may take; by default all"
+    )
     threads: int = Field(1, ge=1, description="threads within one run of the model; concurrency comes from `runners`")
     runners: int | None = Field(
         None, ge=1, description="runs of models at the same time; by default the cores of this process's quota"

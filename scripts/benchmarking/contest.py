@@ -67,14 +67,14 @@ class Cell:
     foreign: float
 
 
-def floor(model: Model, workers: int) -> Contestant:
-    """Uvicorn and ONNX Runtime inline, not yet ready."""
+def floor(model: Model, workers: int, name: str = "floor") -> Contestant:
+    """Uvicorn and ONNX Runtime, inline (`floor`) or with batching (`floor_batch`), not yet ready."""
     command = [
-        sys.executable, "-m", "uvicorn", "scripts.benchmarking.floor:app", "--host", "127.0.0.1", "--port", "{port}",
+        sys.executable, "-m", "uvicorn", f"scripts.benchmarking.{name}:app", "--host", "127.0.0.1", "--port", "{port}",
         "--workers", str(workers), "--no-access-log", "--log-level", "warning",
     ]  # fmt: skip
     server = Server(command, "/", {"FLOOR_MODEL": str(model.file)})
-    return Contestant("floor", server, {"json": "/json", "binary": "/raw", "png": "/png"}, False)
+    return Contestant(name, server, {"json": "/json", "binary": "/raw", "png": "/png"}, False)
 
 
 def ours(name: str, model: Model, arguments: Sequence[str]) -> Contestant:

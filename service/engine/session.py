@@ -8,6 +8,7 @@ from typing import Any, Protocol
 import numpy as np
 import onnxruntime as ort
 
+from service.engine.cuda import CUDA, BucketSession, nodes_by_provider, provider_options, strays
 from service.errors import LoadError, StartupError
 from service.protocol.datatypes import BY_ONNX
 from service.protocol.signature import Signature, Tensor
@@ -16,7 +17,7 @@ from service.settings import Settings
 
 log = logging.getLogger(__name__)
 
-CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
+CPU = "CPUExecutionProvider"
 
 
 class Session(Protocol):
@@ -62,9 +63,7 @@ def open_session(path: Path, provider: str, settings: Settings) -> tuple[Any, st
     options.log_severity_level = 3
     providers: list[Any] = [CPU]
     if provider == CUDA:
-        # HEURISTIC: the default measures every algorithm anew for every batch size. No TF32: answers equal the CPU's.
-        cuda = {"device_id": settings.device_id, "cudnn_conv_algo_search": "HEURISTIC", "use_tf32": 0}
-        providers = [(CUDA, cuda), CPU]
+        providers = [(CUDA, provider_options(settings)), CPU]
     try:
         session = ort.InferenceSession(path, options, providers=providers)
     except Exception as error:  # ONNX Runtime's exceptions share no base class
@@ -76,7 +75,24 @@ def open_session(path: Path, provider: str, settings: Settings) -> tuple[Any, st
         if settings.provider == "cuda":
             raise StartupError(f"provider cuda was asked for, but ONNX Runtime fell back to {actual}: is there a card?")
         log.warning("%s: no %s here, running on %s", path, provider, actual)
+    if actual == CUDA:
+        signature = read_signature(session, path.parent.parent.name, settings.max_batch_size)
+        _check_nodes(path, providers, signature, settings)
+        session = BucketSession(session, batched=signature.batched)
     return session, actual
+
+
+def _check_nodes(path: Path, providers: list[Any], signature: Signature, settings: Settings) -> None:
+    feed = dict(zip((t.name for t in signature.inputs), example_inputs(signature, 1), strict=True))
+    try:
+        elsewhere = strays(nodes_by_provider(path, providers, feed))
+    except OSError as error:
+        log.warning("%s: cannot see where its nodes run: %s", path, error)
+        return
+    if elsewhere and settings.provider == "cuda":
+        raise StartupError(f"provider cuda was asked for, but {', '.join(elsewhere)} of {path} run elsewhere")
+    if elsewhere:
+        log.warning("%s: %s do not run on the card", path, ", ".join(elsewhere))
 
 
 def read_signature(session: Any, model: str, max_batch_size: int) -> Signature:

@@ -6,6 +6,7 @@ No test asserts a time.
 import asyncio
 import json
 import math
+import re
 import socket
 import threading
 from collections.abc import Callable, Iterator
@@ -196,7 +197,8 @@ def test_the_benchmark_measures_both_servers(bundle: Path, tmp_path: Path, capsy
     status = benchmark.main(
         [
             str(bundle), "--work", "binary-1", "json-32", "png-1", "--connections", "1", "4", "--rounds", "1",
-            "--seconds", "0.2", "--rates", "50", "--workers", "1", "--json", str(file), "--plot", str(picture),
+            "--seconds", "0.2", "--rates", "50", "--workers", "1", "--floor-batch", "--json", str(file),
+            "--plot", str(picture),
         ]
     )  # fmt: skip
 
@@ -204,7 +206,7 @@ def test_the_benchmark_measures_both_servers(bundle: Path, tmp_path: Path, capsy
     assert status == 0, printed.err
     cells = json.loads(file.read_text())["cells"]
     assert {(cell["name"], cell["work"]) for cell in cells} == {
-        (name, work) for name in ("floor", "service") for work in ("binary-1", "json-32", "png-1")
+        (name, work) for name in ("floor", "floor_batch", "service") for work in ("binary-1", "json-32", "png-1")
     }
     for cell in cells:
         assert cell["figures"]["sent"] > 0, cell
@@ -282,6 +284,13 @@ def test_signals_and_swaps_lose_nothing(bundle: Path, capsys: pytest.CaptureFixt
     assert status == 0, printed
     assert "exit status 0: 2 of 2" in printed
     assert printed.count("lost 0") == 2
+
+
+@pytest.mark.slow
+def test_rest_is_measured(bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    stress.main([str(bundle), "rest", "--times", "1", "--seconds", "0.5"])  # its status depends on the machine
+
+    assert re.search(r"rest: 1 starts, ready after \d.* of a core and \d+ MiB", capsys.readouterr().out)
 
 
 def test_wrong_arguments(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
