@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
+import anyio.to_thread
 from fastapi import APIRouter, Request, Response
 
 from service.batchnorm import BatchNormReport
@@ -74,7 +75,8 @@ async def page(request: Request, model: str, version: str | None = None) -> Resp
     """All of this on one page, for people."""
     found = plane_of(request).repository.get(model, version)
     _report(found)
-    return Response(layers_page.render(found), media_type="text/html; charset=utf-8", headers=HEADERS)
+    text = await anyio.to_thread.run_sync(layers_page.render, found)
+    return Response(text, media_type="text/html; charset=utf-8", headers=HEADERS)
 
 
 @router.get("/v2/models/{model}/drift", tags=["batch normalisation"])
@@ -86,7 +88,7 @@ async def drift(request: Request, model: str, version: str | None = None, arrays
     """
     found = plane_of(request).repository.get(model, version)
     head = {"model_name": found.name, "model_version": str(found.version)}
-    return json_response(head | drift_report(_watch(found), arrays))
+    return json_response(head | await anyio.to_thread.run_sync(drift_report, _watch(found), arrays))
 
 
 @router.post("/v2/models/{model}/drift/reset", tags=["batch normalisation"])
@@ -96,7 +98,7 @@ async def reset(request: Request, model: str, version: str | None = None) -> Res
     plane = plane_of(request)
     check_admin(request.scope["headers"], plane.settings.admin_keys)
     found = plane.repository.get(model, version)
-    _watch(found).reset()
+    await anyio.to_thread.run_sync(_watch(found).reset)
     return json_response({})
 
 

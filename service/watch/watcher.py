@@ -119,6 +119,7 @@ class Watcher:
         self._queue: SimpleQueue[tuple[Watch, list[Array]] | None] = SimpleQueue()
         self._watches: weakref.WeakSet[Watch] = weakref.WeakSet()
         self._thread: threading.Thread | None = None
+        self._closing = False
 
     def watch(self, bundle: Bundle | None, provider: str) -> Watch | None:
         """Watch a version; None if it has nothing to watch, or the settings say no.
@@ -153,11 +154,12 @@ class Watcher:
             self._thread.start()
 
     def close(self) -> None:
-        """End the thread after what is queued."""
+        """End the thread; what is still queued is not looked at."""
         if self._thread is not None:
+            self._closing = True
             self._queue.put(None)
             self._thread.join()
-            self._thread = None
+            self._thread, self._closing = None, False
 
     def _work(self) -> None:
         while True:
@@ -167,7 +169,7 @@ class Watcher:
                 for watch in list(self._watches):
                     watch.look()
                 continue
-            if taken is None:
+            if taken is None or self._closing:
                 return
             took = self._probe(*taken)
             del taken  # or the last batch would stay in memory
