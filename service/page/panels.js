@@ -49,7 +49,7 @@ function column(title, nodes) {
   return make("div", {}, make("h3", {}, `${title}: ${nodes.length}`), make("ol", {}, ...items));
 }
 
-async function statistics({ path }) {
+async function statistics({ path, model, version }) {
   const { paths } = await ask("openapi.json");
   const there = (name) => (`/v2/models/{model}/${name}` in paths ? askIfThere(`${path}/${name}`) : null);
   const [report, drift] = await Promise.all([there("batchnorm"), there("drift")]);
@@ -68,7 +68,8 @@ async function statistics({ path }) {
   return [
     make("p", {}, "What each layer learned of the training data. It is in the weights now, and still here to compare with."),
     table("Batch-normalisation layers", head, rows),
-    make("p", {}, make("a", { href: `${path}/batchnorm?arrays=true` }, "Every channel as JSON")),
+    make("p", {}, make("a", { href: `batchnorm/${encodeURIComponent(model)}?version=${version}` }, "All channels, drawn"), ", or ",
+      make("a", { href: `${path}/batchnorm?arrays=true` }, "as JSON")),
     make("h3", {}, "Drift of the traffic"),
     ...live(drift),
   ];

@@ -4,6 +4,7 @@ import base64
 import io
 import json
 import re
+import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -206,6 +207,9 @@ def test_the_tabs_tell_of_the_model(visit: Visit, page_url: str, screenshots: Pa
     assert visitor.page.locator("#tab-card").get_attribute("aria-selected") == "true"  # around, to the first
     assert f"{manifest['metrics']['accuracy']:.4g}" in texts["card"]
     assert visitor.page.locator("#card img").count() == 2
+    linked = visitor.page.get_by_text("All channels, drawn").get_attribute("href")
+    with urllib.request.urlopen(f"{page_url}/{linked}") as page:
+        assert page.status == 200
     assert f"{before} operators as trained, {after} as served: {before - after} fewer" in texts["fold"]
     assert before - after == 10
     assert texts["fold"].count("BatchNormalization") == 5
