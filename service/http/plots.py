@@ -61,7 +61,7 @@ def history(title: str, scores: Sequence[float], limits: Sequence[float | None])
         points = [(x, value) for x, value in zip(places, values, strict=True) if value]
         ys = _heights(np.log([value for _, value in points]), low, high) if points else ()
         ends = [f"{x:.1f} {y:.1f}" for (x, _), y in zip(points, ys, strict=True)]
-        return "M" + "L".join(ends) if ends else ""
+        return "M" + "L".join(ends) + "h0" if ends else ""  # so that one point alone is a dot
 
     return (
         f'<svg class="history" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(title)}">'

@@ -20,12 +20,11 @@ function history(figure, windows) {
   const high = Math.max(Math.log(Math.max(...known)), low + 1e-6);
   const place = (i) => (windows.length > 1 ? MARGIN + (i * (WIDTH - 2 * MARGIN)) / (windows.length - 1) : WIDTH / 2);
   const height = (value) => HEIGHT - MARGIN - ((Math.log(value) - low) / (high - low)) * (HEIGHT - 2 * MARGIN);
-  const line = (key) =>
-    windows
-      .map((one, i) => [place(i), one[key]])
-      .filter(([, value]) => value)
-      .map(([x, value], i) => `${i ? "L" : "M"}${x.toFixed(1)} ${height(value).toFixed(1)}`)
-      .join("");
+  const line = (key) => {
+    const ends = windows.map((one, i) => [place(i), one[key]]).filter(([, value]) => value);
+    const text = ends.map(([x, value]) => `${x.toFixed(1)} ${height(value).toFixed(1)}`).join("L");
+    return text && `M${text}h0`;
+  };
   const drawing = figure.querySelector("svg");
   if (!drawing) return location.reload(); // the first window: the server draws it
   drawing.querySelector(".score").setAttribute("d", line("score"));

@@ -132,6 +132,6 @@ def test_bars_stand_where_their_values_are() -> None:
 def test_a_history_of_scores() -> None:
     assert history("none", [], []) == ""
     drawing = history("two", [0.01, 1.0], [0.1, 0.1])
-    assert f'class="score" d="M{MARGIN:.1f} {HEIGHT - MARGIN:.1f}L{WIDTH - MARGIN:.1f} {MARGIN:.1f}"' in drawing
+    assert f'class="score" d="M{MARGIN:.1f} {HEIGHT - MARGIN:.1f}L{WIDTH - MARGIN:.1f} {MARGIN:.1f}h0"' in drawing
     assert f"{HEIGHT / 2:.1f}" in drawing.partition('class="limit"')[2]
     assert 'class="limit" d=""' in history("no thresholds", [0.2], [None])
