@@ -62,12 +62,12 @@ def _measure(options: argparse.Namespace) -> dict[str, str]:
     bundle = open_bundle(options.model / str(preference(options.model, versions)[0]))
     data = load("kmnist", options.data_dir)
     share = bundle.manifest.training.get("config", {}).get("validation_split") or SPLIT
-    count = int(len(data.x_train) * share)
+    count = 1000 if options.quick else int(len(data.x_train) * share)
     held_out, held_labels = data.x_train[-count:], data.y_train[-count:].astype(np.int64)
     plan = Plan()
     if options.quick:
         some = tuple(c for c in CORRUPTIONS if c.name in ("contrast", "blur", "rotation"))
-        plan = Plan(pool=600, windows=50, amounts=(32, 512), severities=(3,), corruptions=some)
+        plan = Plan(300, windows=30, sizes=(8, 64), amounts=(64, 512), severities=(3,), corruptions=some)
     study = Study(bundle, held_out, (data.x_test, data.y_test), plan, _say)
     study.say("false alarms")
     order = np.random.default_rng(0).permutation(count)
@@ -92,7 +92,7 @@ def _measure(options: argparse.Namespace) -> dict[str, str]:
             study.case("handwritten digits", digit_images[: plan.usual], None),
             study.case("random noise", random_noise(study.others[: plan.usual]), None),
         ),
-        pseudo_counts=study.pseudo_counts(held_out, held_labels, PSEUDO_COUNTS, FEW),
+        pseudo_counts=study.pseudo_counts(held_out, held_labels, PSEUDO_COUNTS, FEW[:1] if options.quick else FEW),
     )
     images = options.page.parent / "images"
     plots.draw_scores(results.conditions, clean, images / "drift.png")

@@ -1,7 +1,9 @@
 """A served model is recalibrated, promoted and rolled back, over HTTP and with real processes."""
 
 import io
+import os
 import shutil
+import signal
 import threading
 import time
 from collections.abc import Callable
@@ -148,6 +150,11 @@ def test_a_guard_rail_refuses_a_tensor_and_a_job_is_cancelled_and_forgotten(mode
         assert [row["state"] for row in listed] == ["refused", "cancelled"]
         assert client.delete(f"{JOBS}/{begun['id']}", headers=ADMIN).status_code == 200
         assert client.get(f"{JOBS}/{begun['id']}", headers=ADMIN).status_code == 404
+
+        begun = client.post(JOBS, content=npz(images=faint()), headers=ADMIN)
+        os.kill(int((models / "kmnist/.recalibrations" / begun.json()["id"] / "pid").read_text()), signal.SIGKILL)
+        job = wait(client, begun)
+        assert (job["state"], job["error"]) == ("failed", "the process ended; see its log")
         assert versions(client) == ("1", ["1"])
 
 
