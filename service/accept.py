@@ -1,8 +1,8 @@
 """New connections, in equal shares to the processes that take them from one listening socket.
 
 Whoever wakes first would take all that wait, and a client that keeps its connection stays with that process: with two
-workers, one may end up with everything. So a worker takes one connection at a time, and one that has more than another
-gives the other a moment to be first.
+workers, one may end up with everything. So a worker takes one connection at a time, and one that has clearly more than
+another gives the other a moment to be first.
 """
 
 import asyncio
@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 log = logging.getLogger(__name__)
 
-MOMENT = 0.002  # seconds that a worker with more connections leaves to the others
+MOMENT = 0.001  # seconds that a worker with more connections leaves to the others
 BREATH = 0.1  # seconds without accepting after an error, e.g. when the process may not open more files
 
 
@@ -22,7 +22,7 @@ class Acceptor:
     Args:
         listener: non-blocking; stays the caller's.
         protocol: makes the protocol of each connection.
-        crowded: whether this process has more connections than another.
+        crowded: whether this process has clearly more connections than another.
     """
 
     def __init__(

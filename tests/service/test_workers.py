@@ -190,7 +190,7 @@ def test_connections_that_stay_are_shared_out(pair: Process) -> None:
         callers = [socket.create_connection((host, int(port))) for _ in range(count)]
         wait_until(lambda n=count: metric(pair.url, "foldserve_connections") >= n, "connections")  # type: ignore[misc]
         shares = [metric(pair.url, "foldserve_connections", worker=str(row)) for row in range(2)]
-        assert max(shares) - min(shares) <= 3, shares  # one of them asks for the metrics
+        assert max(shares) - min(shares) <= 4 + count // 32, shares  # one of them asks for the metrics
         for caller in callers:
             caller.close()
 
