@@ -38,8 +38,9 @@ class Distillation(BaseModel):
     precision: Literal["float32", "mixed_bfloat16"] = Field(
         "float32", description="arithmetic of the teacher; bfloat16 is faster where the processor has it"
     )
-    mixup: float = Field(0.0, ge=0, le=1, description="share of the pictures that are blended with another one")
+    mixup: float = Field(0.0, ge=0, le=1, description="share of the teacher's pictures blended with another one")
     copies: int = Field(10, ge=1, description="augmented copies of the training set that the teacher answers")
+    copies_mixup: float = Field(0.0, ge=0, le=1, description="share of the copies' pictures blended with another one")
     temperature: float = Field(2.0, gt=0, description="softens the teacher's and the student's answers alike")
     weight: float = Field(0.8, ge=0, le=1, description="share of the teacher's answers in the loss")
 
@@ -103,13 +104,15 @@ RECIPES: dict[str, dict[str, Any]] = {
         "schedule": "cosine",
         "warmup": 0.03,
         "weight_decay": 0.01,
-        "epochs": 80,
-        "dropout": 0.2,
+        "epochs": 96,
+        "dropout": 0.1,
         "average": 0.999,
         "reestimate": 400,
         "fused_training": True,
         "validation_split": 0.05,
         "augmentation": _STYLE.model_dump(),
-        "distillation": Distillation(epochs=18, learning_rate=2e-3, precision="mixed_bfloat16", mixup=0.6).model_dump(),
+        "distillation": Distillation(
+            epochs=18, precision="mixed_bfloat16", mixup=0.6, copies=12, copies_mixup=0.25, weight=0.9
+        ).model_dump(),
     },
 }

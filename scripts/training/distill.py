@@ -38,7 +38,7 @@ def answers(
 
     @tf.function  # type: ignore[untyped-decorator]
     def ask(batch: Any, label: Any) -> Any:
-        changed, label = blend(augment(tf.cast(batch, tf.float32), config.augmentation), label, recipe.mixup)
+        changed, label = blend(augment(tf.cast(batch, tf.float32), config.augmentation), label, recipe.copies_mixup)
         changed = tf.round(changed)
         return tf.cast(changed, tf.uint8), tf.concat([label, teacher(changed, training=False)], -1)
 
