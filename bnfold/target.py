@@ -24,9 +24,9 @@ class Target:
 
 
 # ONNX Runtime's blocked layout (level "all") turns BatchNormalization and a channel-wise Mul into a depthwise 1x1
-# convolution, but leaves an Add outside, between two reorders. Every choice is timed again, ort-cpu beside fewest-ops, by
-# `python scripts/evaluate_fold.py speed NAME`: bare_shift and clamp by "densenet" and "bn as output", ones_channel by
-# "conv relu bn same conv", duplicate by "conv output read twice". The figures are in docs/folding.md.
+# convolution, but leaves an Add outside, between two reorders. Every choice is timed again, ort-cpu beside fewest-ops,
+# by `python scripts/evaluate_fold.py speed NAME`: bare_shift and clamp with "densenet" and "bn as output", ones_channel
+# with "conv relu bn same conv", duplicate with "conv output read twice". The figures are in docs/folding.md.
 TARGETS = {
     target.name: target
     for target in (
