@@ -107,7 +107,7 @@ def test_a_recalibrated_version_goes_live_under_load_and_is_rolled_back_by_one_c
     try:
         with httpx2.Client(verify=False, base_url=server.url, headers=ADMIN, timeout=60) as admin:
             # Forced, since the guard rails are not what this is about, and what they say depends on the network.
-            asked = {"pseudo_count": 8, "force": "true"}
+            asked: dict[str, int | str] = {"pseudo_count": 8, "force": "true"}
             job = wait(admin, admin.post(JOBS, content=npz(images=images), params=asked))
             assert (job["state"], job["version"]) == ("done", "2"), job
             assert job["recalibration"]["images"] == len(images)
