@@ -58,7 +58,7 @@ gpu: .venv/.python ## swap the CPU build of the ONNX Runtime in .venv for the GP
 
 # Dev first: serving then gets the same versions. Only pins that pyproject.toml rules out change, unless upgraded.
 lock: .venv/.dev ## renew requirements/ from pyproject.toml (UPGRADE=--upgrade takes the newest versions)
-	$(call compile,dev) --extra cpu --extra compile --extra train --extra ray --extra score --group dev
+	$(call compile,dev) --extra cpu --extra compile --extra train --extra otel --extra ray --extra score --group dev
 	$(call compile,serve) --extra cpu --constraints requirements/dev.txt
 	$(call compile,serve-gpu) --extra gpu --constraints requirements/dev.txt
 

@@ -12,7 +12,7 @@ from tests.service import bundles
 from tests.service.process import Process
 from tests.service.test_infer import INFER, binary_body
 
-pytest.importorskip("opentelemetry.sdk", reason="the extra `otel` is not installed")
+pytest.importorskip("opentelemetry.exporter.otlp.proto.http", reason="the extra `otel` is not installed")
 
 
 def test_a_collector_gets_a_span_of_each_way(
