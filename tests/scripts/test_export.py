@@ -109,9 +109,11 @@ def test_every_layer_is_kept_with_its_very_parameters(name):
     tensors = {tensor.name: numpy_helper.to_array(tensor) for tensor in proto.graph.initializer}
     nodes = [node for node in proto.graph.node if node.op_type == "BatchNormalization"]
     norms = {norm.layer.name: norm.layer for norm in batchnorm_layers(model)}
-    assert {node.name.removesuffix("_2") for node in nodes} == set(norms)
-    for node in nodes:
-        layer = norms[node.name.removesuffix("_2")]
+    # A layer that is used twice has a second node; Keras numbers its layers in the same way.
+    names = [node.name if node.name in norms else node.name.removesuffix("_2") for node in nodes]
+    assert set(names) == set(norms)
+    for node, name in zip(nodes, names, strict=True):
+        layer = norms[name]
         for tensor, parameter in zip(node.input[1:], ("gamma", "beta", "moving_mean", "moving_variance"), strict=True):
             if getattr(layer, parameter) is not None:
                 np.testing.assert_array_equal(tensors[tensor], np.asarray(getattr(layer, parameter)))
