@@ -30,7 +30,8 @@ class Settings(BaseSettings):
     versions: str = Field(
         "all",
         pattern=r"^(all|latest|latest:[1-9][0-9]*|[1-9][0-9]*(,[1-9][0-9]*)*)$",
-        description="which versions serve: `all`, `latest`, `latest:2` (the two newest that load), or a list: `1,3`",
+        description="which versions serve: `all`, `latest`, `latest:2` (the first two that load: what was promoted, "
+        "then the newest), or a list: `1,3`",
     )
     poll_interval: float = Field(
         0.0, ge=0, description="seconds between looks into the repository for new and vanished versions; 0 for never"
