@@ -16,25 +16,28 @@ class Ledger:
         sent: requests that went out on a connection that the server's machine had accepted.
         answered: whole answers, by status.
         lost: requests without a whole answer, by what happened.
+        lost_on: the callers' ports of the connections on which they were lost.
         refused: connections that were not made: these requests were never accepted, and a client tries elsewhere.
         wrong: answers with the right status that are not what one version answers.
         bodies: answers by what `judge` calls them.
-        pending: requests on the wire now.
+        pending: the callers' ports of the connections that have a request on the wire now.
     """
 
     sent: int = 0
     answered: Counter[int] = field(default_factory=Counter)
     lost: Counter[str] = field(default_factory=Counter)
+    lost_on: list[int] = field(default_factory=list)
     refused: int = 0
     wrong: int = 0
     bodies: Counter[str] = field(default_factory=Counter)
-    pending: int = 0
+    pending: set[int] = field(default_factory=set)
 
     def add(self, other: "Ledger") -> None:
         """Take in another one."""
         self.sent += other.sent
         self.answered += other.answered
         self.lost += other.lost
+        self.lost_on += other.lost_on
         self.refused += other.refused
         self.wrong += other.wrong
         self.bodies += other.bodies
@@ -111,16 +114,18 @@ class Callers:
 
     async def _exchange(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
         """One request; whether the connection can carry another."""
+        port = writer.get_extra_info("sockname")[1]
         self.ledger.sent += 1
-        self.ledger.pending += 1
+        self.ledger.pending.add(port)
         try:
             writer.write(self.request)
             status, head, body = await asyncio.wait_for(answer(reader), TIMEOUT)
         except (OSError, asyncio.IncompleteReadError, TimeoutError) as error:
             self.ledger.lost[type(error).__name__] += 1
+            self.ledger.lost_on.append(port)
             return False
         finally:
-            self.ledger.pending -= 1
+            self.ledger.pending.discard(port)
         self.ledger.answered[status] += 1
         if status == 200:
             name = self.judge(head, body)

@@ -11,10 +11,11 @@ from pathlib import Path
 import httpx2
 import pytest
 
+from scripts.stressing.sockets import held_by, is_stopped
 from service.workers import pause_before
 from tests.service import bundles
 from tests.service.process import Process, fresh
-from tests.service.test_infer import INFER, binary_body
+from tests.service.test_infer import HEADER, INFER, binary_body
 from tests.service.test_load import metric
 from tests.service.test_process import run
 
@@ -116,6 +117,43 @@ def test_a_killed_worker_is_replaced_and_only_its_own_requests_suffer(pair: Proc
     both_serve(pair)
     # What the dead have counted is not lost.
     assert metric(pair.url, "nv_inference_request_success", version="2") >= len(answered)
+
+
+def test_a_killed_worker_takes_only_its_own_connections_along(pair: Process) -> None:
+    both_serve(pair)
+    address = ("127.0.0.1", int(pair.url.rpartition(":")[2]))
+    body, headers = binary_body(bundles.pictures(1))
+    head = f"POST {INFER} HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n{HEADER}: {headers[HEADER]}\r\n\r\n"
+    request = head.encode() + body
+
+    def caller(sent: bytes) -> socket.socket:
+        made = socket.create_connection(address, timeout=60)
+        made.sendall(sent)
+        return made
+
+    def answered(made: socket.socket, rest: bytes) -> bool:
+        try:
+            with made:
+                made.sendall(rest)
+                return made.recv(12) == b"HTTP/1.1 200"
+        except ConnectionError:
+            return False
+
+    begun = {made.getsockname()[1]: made for made in [caller(request[:-9]) for _ in range(12)]}
+    victim, survivor = children(pair)
+    wait_until(lambda: begun.keys() <= held_by(victim, address[1]) | held_by(survivor, address[1]), "the connections")
+    theirs = begun.keys() & held_by(victim, address[1])
+    assert theirs
+    assert theirs != begun.keys()
+    for worker in (victim, survivor):
+        os.kill(worker, signal.SIGSTOP)
+        wait_until(lambda w=worker: is_stopped(w), "a halt")  # type: ignore[misc]
+    queued = [caller(request) for _ in range(3)]  # accepted by nobody yet
+    os.kill(victim, signal.SIGKILL)
+    wait_until(lambda: victim not in children(pair), "its end")
+    os.kill(survivor, signal.SIGCONT)
+    assert {port for port, made in begun.items() if not answered(made, request[-9:])} == theirs
+    assert all(answered(made, b"") for made in queued)
 
 
 def test_sigterm_under_load_loses_nothing(repository: Path, start_server: Start) -> None:
