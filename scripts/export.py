@@ -34,10 +34,12 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--models", type=Path, default=Path("models"), help="the model repository (default: models)")
     parser.add_argument(
         "--dataset",
-        choices=("kmnist", "digits", "none"),
+        choices=("kmnist", "digits", "folder", "none"),
         help="real pictures, labels and metrics come from it (default: the one that the run beside the model names)",
     )
-    parser.add_argument("--data-dir", type=Path, help="folder with KMNIST's idx .gz files")
+    parser.add_argument(
+        "--data-dir", type=Path, help="folder with KMNIST's idx .gz files, or with one subfolder of pictures a class"
+    )
     parser.add_argument("--samples", type=Path, help="your own real inputs: .npz with `images` and, if known, `labels`")
     parser.add_argument("--labels", help="names of the classes, separated by commas")
     parser.add_argument(

@@ -13,9 +13,9 @@ class Dataset:
 
     Attributes:
         name: the data set's name.
-        x_train: uint8 [n, height, width, 1], 0 to 255.
+        x_train: uint8 [n, height, width, channels], 0 to 255; 1 channel or 3.
         y_train: uint8 [n].
-        x_test: uint8 [m, height, width, 1].
+        x_test: uint8 [m, height, width, channels].
         y_test: uint8 [m].
         labels: what a person calls each class.
         licence: how the data may be used.
@@ -42,16 +42,20 @@ def load(name: str, data_dir: Path | None = None) -> Dataset:
     """Load a data set by name.
 
     Args:
-        name: `kmnist` or `digits`.
-        data_dir: where KMNIST's files are, or are to be downloaded to; digits needs none.
+        name: `kmnist`, `digits` or `folder`.
+        data_dir: where KMNIST's files are, or are to be downloaded to; digits needs none; the folder itself.
 
     Raises:
-        DatasetError: a file is missing and cannot be downloaded, or is damaged.
+        DatasetError: a file or folder is missing, cannot be downloaded, or is not what it should be.
     """
     if name == "kmnist":
         from scripts.datasets import kmnist
 
         return kmnist.load(data_dir)
+    if name == "folder":
+        from scripts.datasets import folder
+
+        return folder.load(data_dir)
     from scripts.datasets import digits
 
     return digits.load()
