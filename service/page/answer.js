@@ -24,7 +24,7 @@ export function show(answer, milliseconds) {
   at("no-picture").hidden = true;
   at("fact-model").textContent = `${answer.model_name}, version ${answer.model_version}`;
   at("fact-latency").textContent = `${milliseconds.toFixed(1)} ms`;
-  at("fact-polarity").textContent = answer.inverted ? "dark on light, inverted" : "light on dark";
+  at("fact-polarity").textContent = answer.inverted ? "sent dark on light, inverted" : "sent light on dark";
   bars(answer.probabilities, labels, answer.class);
   clearTimeout(reading);
   reading = setTimeout(() => {

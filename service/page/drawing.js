@@ -47,7 +47,7 @@ export class Drawing {
     this.show();
   }
 
-  /** The drawing as a PNG file, light on dark as the training set. */
+  /** The drawing as a PNG file: light on dark as the training set, whatever its colours on the page. */
   async png() {
     const copy = document.createElement("canvas");
     copy.width = copy.height = SENT;

@@ -54,6 +54,8 @@ def test_a_character_drawn_with_the_mouse_is_read(visit: Visit, screenshots: Pat
     assert "つ" in visitor.page.locator("#bars .best").inner_text()
     assert re.fullmatch(r"\d+\.\d ms", visitor.page.locator("#fact-latency").inner_text())
     assert visitor.page.locator("#fact-model").inner_text() == f"kmnist, version {served_bundle().name}"
+    # On the page the strokes have the colour of its text, but they go out as those of the training set are.
+    assert visitor.page.locator("#fact-polarity").inner_text() == "sent light on dark"
     visitor.page.screenshot(path=screenshots / "page.png")
 
 
@@ -153,7 +155,7 @@ def test_what_is_shown_is_what_the_network_got(
     shown = np.asarray(Image.open(io.BytesIO(base64.b64decode(answer["picture"].partition(",")[2]))))
     assert np.abs(shown.astype(float) - golden[0][2]).mean() < 12
     assert read.startswith(golden[1][2])
-    assert visitor.page.locator("#fact-polarity").inner_text() == "dark on light, inverted"
+    assert visitor.page.locator("#fact-polarity").inner_text() == "sent dark on light, inverted"
 
 
 @pytest.mark.parametrize("how", ["drop", "paste"])
