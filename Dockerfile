@@ -13,7 +13,8 @@ ARG PIP_INDEX_URL
 ARG PIP_EXTRA_INDEX_URL
 ARG PIP_TRUSTED_HOST
 ARG PIP_CERT
-# requirements/serve-gpu.txt makes an image for NVIDIA GPUs (docker run --gpus all --env FOLDSERVE_PROVIDER=cuda).
+# requirements/serve-gpu.txt makes an image for NVIDIA GPUs (docker run --gpus all --env FOLDSERVE_PROVIDER=cuda). An
+# argument rather than a stage for --target, since the classic builder would make both stages whichever is asked for.
 ARG REQUIREMENTS=requirements/serve.txt
 WORKDIR /app
 COPY requirements requirements
@@ -23,6 +24,15 @@ RUN python -m venv --without-pip .venv \
  && python -m pip --python .venv/bin/python install --no-cache-dir --disable-pip-version-check --root-user-action ignore \
       --require-hashes --only-binary :all: --requirement "${REQUIREMENTS}" \
  && find .venv -type d -name tests -prune -exec rm -rf {} +
+# The software bill of materials: what is in the environment, by CycloneDX 1.6, and the same for the same packages. The
+# program that writes it is not in the image.
+RUN python -m venv --without-pip /opt/sbom \
+ && python -m pip --python /opt/sbom/bin/python install --no-cache-dir --disable-pip-version-check \
+      --root-user-action ignore --require-hashes --only-binary :all: --requirement requirements/sbom.txt
+COPY pyproject.toml .
+RUN mkdir /usr/share/sbom \
+ && /opt/sbom/bin/cyclonedx-py environment --spec-version 1.6 --output-reproducible --pyproject pyproject.toml \
+      --output-file /usr/share/sbom/foldserve.cdx.json .venv/bin/python
 COPY bundle bundle
 COPY drift drift
 COPY service service
@@ -40,6 +50,7 @@ ENV PATH=/app/.venv/bin:$PATH \
 WORKDIR /app
 # The same path in both stages: an environment's scripts name their interpreter.
 COPY --from=build /app/.venv .venv
+COPY --from=build /usr/share/sbom /usr/share/sbom
 COPY --from=build /app/bundle bundle
 COPY --from=build /app/drift drift
 COPY --from=build /app/service service

@@ -10,7 +10,8 @@ PORT ?= 8000
 PYTHON ?=
 ARGS ?=
 UPGRADE ?=
-IMAGE ?= foldserve
+TARGET ?= cpu
+IMAGE ?= foldserve$(if $(filter gpu,$(TARGET)),-gpu)
 
 # Since 1.29 the ONNX Runtime's Linux wheels send usage data to their maker unless this is set.
 export ORT_DISABLE_TELEMETRY := 1
@@ -37,6 +38,7 @@ lint: .venv/.dev ## check style, and that imports go one way
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports
+	$(BIN)/hadolint Dockerfile
 
 types: .venv/.dev ## check the types
 	$(BIN)/mypy
@@ -58,12 +60,18 @@ gpu: .venv/.python ## swap the CPU build of the ONNX Runtime in .venv for the GP
 
 # Dev first: serving then gets the same versions. Only pins that pyproject.toml rules out change, unless upgraded.
 lock: .venv/.dev ## renew requirements/ from pyproject.toml (UPGRADE=--upgrade takes the newest versions)
-	$(call compile,dev) --extra cpu --extra compile --extra train --extra otel --extra ray --extra score --group dev
-	$(call compile,serve) --extra cpu --constraints requirements/dev.txt
-	$(call compile,serve-gpu) --extra gpu --constraints requirements/dev.txt
+	$(call compile,dev) pyproject.toml --extra cpu --extra compile --extra train --extra otel --extra ray --extra score --group dev
+	$(call compile,serve) pyproject.toml --extra cpu --constraints requirements/dev.txt
+	$(call compile,serve-gpu) pyproject.toml --extra gpu --constraints requirements/dev.txt
+	$(call compile,sbom) --group sbom --constraints requirements/dev.txt
 
-image: ## build the container image (ARGS="--network host" and other options of docker build)
-	docker build --tag $(IMAGE) --build-arg VERSION=$$(sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml) \
+# What the image for each target installs.
+INSTALLS_cpu := requirements/serve.txt
+INSTALLS_gpu := requirements/serve-gpu.txt
+
+image: ## build the container image (TARGET=gpu for NVIDIA cards; ARGS="--network host" and more for docker build)
+	docker build --tag $(IMAGE) --build-arg REQUIREMENTS=$(or $(INSTALLS_$(TARGET)),$(error TARGET is cpu or gpu)) \
+	  --build-arg VERSION=$$(sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml) \
 	  --build-arg REVISION=$$(git rev-parse HEAD 2>/dev/null) $(ARGS) .
 	@docker image inspect $(IMAGE) --format '$(IMAGE): {{.Size}} bytes' | awk '{ printf "%s %.0f MB\n", $$1, $$2 / 1e6 }'
 
@@ -110,5 +118,5 @@ $(INSTALL) requirements/serve-gpu.txt
 endef
 
 # Not a uv.lock, which records the addresses of the package index it was made with.
-compile = $(BIN)/uv pip compile pyproject.toml --quiet --universal --python-version 3.11 --fork-strategy fewest \
-  --generate-hashes --no-annotate --no-header $(UPGRADE) --output-file requirements/$(1).txt
+compile = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --fork-strategy fewest --generate-hashes \
+  --no-annotate --no-header $(UPGRADE) --output-file requirements/$(1).txt

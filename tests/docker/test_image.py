@@ -5,12 +5,15 @@ import shutil
 import subprocess
 import sys
 import time
+import tomllib
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 from tests.support import ROOT, fetch, golden_picture, served_bundle, wait_until_ready
 
@@ -115,6 +118,29 @@ print(json.dumps({
         "rooms": [".venv", "bundle", "drift", "models", "service"],
         "pip": False,
         "pip cache": False,
+    }
+
+
+def test_its_bill_of_materials_lists_exactly_what_is_installed(image: str) -> None:
+    program = """
+import importlib.metadata, json
+print(json.dumps([[found.name, found.version] for found in importlib.metadata.distributions()]))
+"""
+    installed = json.loads(docker("run", "--rm", "--network", "none", image, "python", "-c", program))
+    bill = json.loads(docker("run", "--rm", "--network", "none", image, "cat", "/usr/share/sbom/foldserve.cdx.json"))
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    product = bill["metadata"]["component"]
+    (direct,) = [entry["dependsOn"] for entry in bill["dependencies"] if entry["ref"] == product["bom-ref"]]
+    asked = [*project["dependencies"], *project["optional-dependencies"]["cpu"]]
+
+    assert (bill["bomFormat"], bill["specVersion"]) == ("CycloneDX", "1.6")
+    assert (product["name"], product["version"]) == (project["name"], project["version"])
+    assert sorted([found["name"], found["version"]] for found in bill["components"]) == sorted(installed)
+    assert {found["purl"] for found in bill["components"]} == {
+        f"pkg:pypi/{canonicalize_name(name)}@{version}" for name, version in installed
+    }
+    assert {canonicalize_name(name.partition("==")[0]) for name in direct} == {
+        canonicalize_name(Requirement(line).name) for line in asked
     }
 
 

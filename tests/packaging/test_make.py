@@ -54,7 +54,7 @@ def test_testing_installs_the_rest_and_checks_everything(newcomer: Path) -> None
     plan = make("-n", "test", folder=newcomer).stdout
 
     assert "requirements/dev.txt" in plan
-    for check in ("ruff check", "ruff format --check", "mypy", "lint-imports", "-m pytest"):
+    for check in ("ruff check", "ruff format --check", "mypy", "lint-imports", "hadolint Dockerfile", "-m pytest"):
         assert check in plan
 
 
@@ -81,6 +81,19 @@ def test_no_suitable_python_is_said_in_one_clear_message(newcomer: Path) -> None
     assert "Python 3.11, 3.12 or 3.13 with its venv module is needed" in done.stderr
     assert "no-such-python" in done.stderr
     assert not (newcomer / ".venv").exists()
+
+
+def test_there_is_an_image_for_processors_and_one_for_cards(newcomer: Path) -> None:
+    cpu, gpu = (make("-n", "image", f"TARGET={target}", folder=newcomer).stdout for target in ("cpu", "gpu"))
+    other = make("-n", "image", "TARGET=tpu", folder=newcomer)
+
+    assert cpu == make("-n", "image", folder=newcomer).stdout
+    assert "--tag foldserve " in cpu
+    assert "REQUIREMENTS=requirements/serve.txt" in cpu
+    assert "--tag foldserve-gpu " in gpu
+    assert "REQUIREMENTS=requirements/serve-gpu.txt" in gpu
+    assert other.returncode != 0
+    assert "TARGET is cpu or gpu" in other.stderr
 
 
 @pytest.mark.slow

@@ -27,18 +27,22 @@ def version(requirement: Requirement) -> str:
     return specifier.version
 
 
-def declared(*extras: str, group: str | None = None) -> list[Requirement]:
-    """What pyproject.toml asks for: the dependencies, these extras and this group."""
+def grouped(group: str) -> list[Requirement]:
+    """What pyproject.toml asks for in this group."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    return [Requirement(line) for line in project["dependency-groups"][group]]
+
+
+def declared(*extras: str) -> list[Requirement]:
+    """What pyproject.toml asks for: the dependencies and these extras."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
     lines = list(project["project"]["dependencies"])
     for extra in extras:
         lines += project["project"]["optional-dependencies"][extra]
-    if group:
-        lines += project["dependency-groups"][group]
     return [Requirement(line) for line in lines]
 
 
-@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("name", [*FILES, "sbom"])
 def test_a_file_is_nothing_but_pins_with_hashes(name: str) -> None:
     text = (ROOT / "requirements" / f"{name}.txt").read_text(encoding="utf-8")
 
@@ -50,7 +54,8 @@ def test_a_file_is_nothing_but_pins_with_hashes(name: str) -> None:
     [
         ("serve", declared("cpu")),
         ("serve-gpu", declared("gpu")),
-        ("dev", declared("cpu", "compile", "train", "ray", "score", group="dev")),
+        ("dev", declared("cpu", "compile", "train", "ray", "score") + grouped("dev")),
+        ("sbom", grouped("sbom")),
     ],
 )
 def test_a_file_gives_what_pyproject_asks_for(name: str, wanted: list[Requirement]) -> None:
