@@ -1,6 +1,7 @@
 """The container image: built and run as the documentation says, on a real engine."""
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -15,6 +16,7 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from scripts import image_report
 from tests.support import ROOT, fetch, golden_picture, served_bundle, wait_until_ready
 
 pytestmark = [pytest.mark.docker, pytest.mark.slow]
@@ -151,6 +153,23 @@ def test_it_stays_small(image: str, capsys: pytest.CaptureFixture[str]) -> None:
     with capsys.disabled():
         sys.stdout.write(f"\nimage: {size / 1e6:.0f} MB, of which the base image has {base / 1e6:.0f} MB\n")
     assert size - base < 250e6
+
+
+def test_the_report_gives_its_size_and_how_long_it_takes_to_be_ready(
+    image: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    size = int(docker("image", "inspect", "--format", "{{.Size}}", image))
+
+    assert image_report.main([image, "--times", "1"]) == 0
+    written = capsys.readouterr().out
+    rows = dict(line.strip("| ").split(" | ") for line in written.splitlines()[2:])
+    layers = [int(value.removesuffix(" MB")) for name, value in rows.items() if name.startswith("… of which `COPY")]
+    assert rows["size"] == f"{size / 1e6:.0f} MB"
+    assert len(layers) >= 2  # the packages and the networks
+    assert re.fullmatch(r"\d+\.\d\d s", rows["`docker run` until ready, one start"])
+
+    assert image_report.main([image, "--times", "1", "--run=--env=FOLDSERVE_MODELS=/nowhere"]) == 2
+    assert "/nowhere" in capsys.readouterr().err
 
 
 def test_a_stop_ends_it_cleanly_in_under_ten_seconds(image: str) -> None:
