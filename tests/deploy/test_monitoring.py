@@ -7,13 +7,13 @@ import subprocess
 import time
 import urllib.parse
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
 
+from tests.deploy.prometheus import Prometheus
 from tests.support import ROOT, fetch, free_port, golden_picture, served_bundle, serving
 
 RULES = ROOT / "deploy" / "prometheus"
@@ -51,27 +51,6 @@ def queries() -> list[tuple[str, str]]:
     for name, value in values.items():
         found = [(title, query.replace(name, value)) for title, query in found]
     return found
-
-
-class Prometheus:
-    """A running one."""
-
-    def __init__(self, url: str) -> None:
-        self.url = url
-
-    def ask(self, what: str, **parameters: str) -> Any:
-        answer = fetch(f"{self.url}/api/v1/{what}?{urllib.parse.urlencode(parameters)}")
-        assert answer["status"] == "success"
-        return answer["data"]
-
-    def wait(self, query: str, enough: Callable[[float], bool]) -> None:
-        end = time.monotonic() + 60
-        while time.monotonic() < end:
-            result = self.ask("query", query=query)["result"]
-            if result and enough(float(result[0]["value"][1])):
-                return
-            time.sleep(0.3)
-        pytest.fail(f"{query} did not become true: {result}")
 
 
 @pytest.fixture(scope="module")

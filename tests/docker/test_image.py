@@ -2,8 +2,6 @@
 
 import json
 import re
-import shutil
-import subprocess
 import sys
 import time
 import tomllib
@@ -17,19 +15,10 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from scripts import image_report
+from tests.docker.engine import HARDENED, docker
 from tests.support import ROOT, fetch, golden_picture, served_bundle, wait_until_ready
 
 pytestmark = [pytest.mark.docker, pytest.mark.slow]
-# As hardened as an orchestrator may run it.
-HARDENED = ("--read-only", "--cap-drop", "ALL", "--security-opt", "no-new-privileges")
-
-
-def docker(*arguments: str) -> str:
-    done = subprocess.run(
-        ["docker", *arguments], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
-    )
-    assert done.returncode == 0, f"docker {' '.join(arguments)}\n{done.stdout[-8000:]}"
-    return done.stdout.strip()
 
 
 @dataclass(frozen=True)
@@ -42,20 +31,6 @@ class Container:
 
     def running(self) -> bool:
         return self.inspect("{{.State.Running}}") == "true"
-
-
-@pytest.fixture(scope="module")
-def image() -> Iterator[str]:
-    if shutil.which("docker") is None:
-        pytest.skip("docker is not installed")
-    if subprocess.run(["docker", "info"], capture_output=True, check=False).returncode != 0:
-        pytest.skip("no Docker engine answers")
-    tag = f"foldserve-test:{uuid.uuid4().hex[:12]}"
-    # A mirror of packages, where there is one, is passed on: a build argument without a value takes the environment's.
-    mirror = ("--build-arg", "PIP_INDEX_URL", "--build-arg", "PIP_TRUSTED_HOST")
-    docker("build", "--network", "host", "--tag", tag, *mirror, str(ROOT))
-    yield tag
-    docker("image", "rm", "--force", tag)
 
 
 @pytest.fixture(scope="module")
