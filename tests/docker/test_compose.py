@@ -40,7 +40,8 @@ services:
 """
 
 
-@pytest.fixture(autouse=True)
+# Of the session, so that it comes before the image is built.
+@pytest.fixture(scope="session", autouse=True)
 def _compose() -> None:
     command = ["docker", "compose", "version"]
     if shutil.which("docker") is None or subprocess.run(command, capture_output=True, check=False).returncode != 0:
