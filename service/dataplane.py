@@ -6,6 +6,7 @@ import threading
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+from service.accept import Connections
 from service.control import Control, Journal
 from service.engine.scheduler import Job, Scheduler
 from service.errors import BadRequestError, LoadError, ServiceError, UnavailableError
@@ -47,7 +48,7 @@ class DataPlane:
 
     Attributes:
         draining: the server is about to end: it still answers, but is no longer ready.
-        connections: how many this process has, in its first number.
+        connections: how many this process and the other workers have.
     """
 
     def __init__(
@@ -61,9 +62,7 @@ class DataPlane:
         self.ledger = ledger or Ledger()
         self.control = Control(self.ledger, journal or Journal())
         self.draining = False
-        self.connections = self.ledger.series("connections", 1)
-        self.connections[0] = 0  # a worker that was replaced may have left others
-        self._connections = self.ledger.watch("connections")
+        self.connections = Connections(self.ledger)
         self._operating = threading.Lock()
         self._sick: dict[tuple[str, int], str] = {}
         self._watcher = Watcher(settings, sums)
@@ -186,14 +185,6 @@ class DataPlane:
                 await asyncio.to_thread(self.repository.refresh)
             except OSError as error:
                 log.warning("the model repository cannot be read: %s", error)
-
-    def crowded(self) -> bool:
-        """Whether this process has clearly more connections than another one.
-
-        The more there are, the more it may be ahead: when hundreds come at once, they are not to wait for fairness.
-        """
-        counts = self._connections()
-        return self.connections[0] - min(counts) > 1 + sum(counts) // 32
 
     async def examine(self) -> None:
         """Let every model answer its golden inputs again, as often as the settings say; until cancelled."""

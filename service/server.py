@@ -61,7 +61,7 @@ class Server(uvicorn.Server):
             )
             return made
 
-        self._acceptor = Acceptor(self._listener, protocol, self._plane.crowded)
+        self._acceptor = Acceptor(self._listener, protocol, self._plane.connections)
         self._acceptor.open()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:

@@ -169,9 +169,9 @@ def kill_worker(model: Model, times: int, arguments: tuple[str, ...]) -> bool:
 
     ledger = asyncio.run(scenario())
     print(
-        f"kill-worker: {times} times; {ledger}; at most {max(most)} lost by one death, all together {under_way} that were "
-        f"under way and {ledger.lost.total() - under_way} sent to it before its connections were closed; on connections "
-        f"of others: {elsewhere}; replaced after at most {max(back):.1f} s"
+        f"kill-worker: {times} times; {ledger}; at most {max(most)} lost by one death, in all {under_way} that were "
+        f"under way and {ledger.lost.total() - under_way} sent to it before its connections were closed; on other "
+        f"connections: {elsewhere}; replaced after at most {max(back):.1f} s"
     )
     return not elsewhere and sum(most) == ledger.lost.total() and not ledger.wrong and set(ledger.answered) == {200}
 

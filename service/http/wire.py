@@ -58,11 +58,6 @@ class WireProtocol(HttpToolsProtocol):
         self._latest: Exchange | None = None  # which may wait for its answer, with others in the pipe behind it
         self._last = 0.0  # when the last request began or the last answer ended
 
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as Uvicorn has it
-        """A client has come."""
-        super().connection_made(transport)
-        self.front.plane.connections[0] += 1
-
     def on_header(self, name: bytes, value: bytes) -> None:
         """A line of the head."""
         self.headers.append((name.lower(), value))
@@ -110,7 +105,7 @@ class WireProtocol(HttpToolsProtocol):
         """The client has left: what it asked for is given up."""
         if self._latest is not None:
             self._latest.abandon()
-        self.front.plane.connections[0] -= 1
+        self.front.plane.connections.left()
         super().connection_lost(exc)
         if self.timeout_keep_alive_task is not None:
             self.timeout_keep_alive_task.cancel()

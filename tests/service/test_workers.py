@@ -6,6 +6,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import httpx2
@@ -127,33 +128,33 @@ def test_a_killed_worker_takes_only_its_own_connections_along(pair: Process) -> 
     request = head.encode() + body
 
     def caller(sent: bytes) -> socket.socket:
-        made = socket.create_connection(address, timeout=60)
+        made = stack.enter_context(socket.create_connection(address, timeout=60))
         made.sendall(sent)
         return made
 
     def answered(made: socket.socket, rest: bytes) -> bool:
         try:
-            with made:
-                made.sendall(rest)
-                return made.recv(12) == b"HTTP/1.1 200"
+            made.sendall(rest)
+            return made.recv(12) == b"HTTP/1.1 200"
         except ConnectionError:
             return False
 
-    begun = {made.getsockname()[1]: made for made in [caller(request[:-9]) for _ in range(12)]}
-    victim, survivor = children(pair)
-    wait_until(lambda: begun.keys() <= held_by(victim, address[1]) | held_by(survivor, address[1]), "the connections")
-    theirs = begun.keys() & held_by(victim, address[1])
-    assert theirs
-    assert theirs != begun.keys()
-    for worker in (victim, survivor):
-        os.kill(worker, signal.SIGSTOP)
-        wait_until(lambda w=worker: is_stopped(w), "a halt")  # type: ignore[misc]
-    queued = [caller(request) for _ in range(3)]  # accepted by nobody yet
-    os.kill(victim, signal.SIGKILL)
-    wait_until(lambda: victim not in children(pair), "its end")
-    os.kill(survivor, signal.SIGCONT)
-    assert {port for port, made in begun.items() if not answered(made, request[-9:])} == theirs
-    assert all(answered(made, b"") for made in queued)
+    with ExitStack() as stack:
+        begun = {made.getsockname()[1]: made for made in [caller(request[:-9]) for _ in range(12)]}
+        victim, survivor = children(pair)
+        wait_until(lambda: begun.keys() <= held_by(victim, address[1]) | held_by(survivor, address[1]), "connections")
+        theirs = begun.keys() & held_by(victim, address[1])
+        assert theirs
+        assert theirs != begun.keys()
+        for worker in (victim, survivor):
+            os.kill(worker, signal.SIGSTOP)
+            wait_until(lambda w=worker: is_stopped(w), "a halt")  # type: ignore[misc]
+        queued = [caller(request) for _ in range(3)]  # accepted by nobody yet
+        os.kill(victim, signal.SIGKILL)
+        wait_until(lambda: victim not in children(pair), "its end")
+        os.kill(survivor, signal.SIGCONT)
+        assert {port for port, made in begun.items() if not answered(made, request[-9:])} == theirs
+        assert all(answered(made, b"") for made in queued)
 
 
 def test_sigterm_under_load_loses_nothing(repository: Path, start_server: Start) -> None:
@@ -222,15 +223,20 @@ def test_a_start_that_fails_ends_the_supervisor_too(tmp_path: Path) -> None:
 
 def test_connections_that_stay_are_shared_out(pair: Process) -> None:
     both_serve(pair)
-    host, port = pair.url.removeprefix("http://").split(":")
-    for count in (2, 9, 40):
+    address = ("127.0.0.1", int(pair.url.rpartition(":")[2]))
+
+    def even(count: int) -> bool:
         wait_until(lambda: metric(pair.url, "foldserve_connections") <= 1, "the last ones' end")
-        callers = [socket.create_connection((host, int(port))) for _ in range(count)]
-        wait_until(lambda n=count: metric(pair.url, "foldserve_connections") >= n, "connections")  # type: ignore[misc]
-        shares = [metric(pair.url, "foldserve_connections", worker=str(row)) for row in range(2)]
-        assert max(shares) - min(shares) <= 4 + count // 32, shares  # one of them asks for the metrics
-        for caller in callers:
-            caller.close()
+        with ExitStack() as stack:
+            for _ in range(count):
+                stack.enter_context(socket.create_connection(address))
+            wait_until(lambda: metric(pair.url, "foldserve_connections") >= count, "connections")
+            shares = [metric(pair.url, "foldserve_connections", worker=str(row)) for row in range(2)]
+        return max(shares) - min(shares) <= 4 + count // 32  # one of them asks for the metrics
+
+    for count in (2, 9, 40):
+        # A machine that lets a worker wait for a processor lets the other take its share: hence not at the first try.
+        wait_until(lambda n=count: even(n), "equal shares")  # type: ignore[misc]
 
 
 def test_when_all_workers_die_callers_wait_but_not_long(repository: Path, start_server: Start) -> None:
