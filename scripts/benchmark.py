@@ -2,7 +2,7 @@
 
     python scripts/benchmark.py models/kmnist/1
     python scripts/benchmark.py models/kmnist/1 --rounds 5 --plot docs/images/latency.png --json figures.json
-    python scripts/benchmark.py models/kmnist/1/reference.onnx --floor-batch --work binary-1 json-1 --quick
+    python scripts/benchmark.py unfolded.onnx --floor-batch --work binary-1 json-1 binary-32 json-32 --shares 0.8
 
 Machines drift by half within an hour, so every cell is measured for each server in turn, round after round, and only
 ratios of one round mean something. The service gets one process for each core, and so does the floor: a bare function
@@ -45,17 +45,17 @@ def generator_limit(model: Model, seconds: float) -> float:
     return figures.rate
 
 
-def latency_curve(match: contest.Contest, work: str, seconds: float, rounds: int) -> tables.Curve:
-    """Open loop at shares of each server's own peak; medians of the rounds."""
-    lines: tables.Curve = {}
-    rows = contest.WORKS[work]
-    for contestant in match.contestants:
-        peak = match.peak(contestant.name, work) / rows
-        for share in SHARES:
-            cells = [match.measure(n, contestant, work, 128, rate=share * peak, seconds=seconds) for n in range(rounds)]
-            p50, p99 = (statistics.median(getattr(c.figures, q) for c in cells) for q in ("p50", "p99"))
-            lines.setdefault(contestant.name, []).append((share, share * peak, p50, p99))
-    return lines
+def latency_curves(match: contest.Contest, works: list[str], options: argparse.Namespace) -> dict[str, tables.Curve]:
+    """Open loop at shares of each server's own peak, for works of one image."""
+    curves: dict[str, tables.Curve] = {work: {} for work in works}
+    for number in range(options.rounds):
+        for work in works:
+            for share in options.shares:
+                for contestant in match.in_turn(number):
+                    rate = share * match.peak(contestant.name, work)
+                    cell = match.measure(number, contestant, work, 128, rate=rate, seconds=options.seconds)
+                    curves[work].setdefault(contestant.name, {}).setdefault((share, rate), []).append(cell.figures)
+    return curves
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -68,6 +68,13 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--connections", type=int, nargs="+", default=[1, 8, 32], help="of the closed loop")
     parser.add_argument(
         "--rates", type=float, nargs="*", default=[400], help="requests/s of the open loop, one image each"
+    )
+    parser.add_argument(
+        "--shares",
+        type=float,
+        nargs="*",
+        default=SHARES,
+        help=f"of each server's own peak, for latency against load, one image each; none: no curve (default: {SHARES})",
     )
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=2, help="of each cell")
@@ -85,7 +92,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--plot", type=Path, metavar="FILE", help="draw latency against load (PNG or SVG)")
     options = parser.parse_args(arguments)
     if options.quick:
-        options.rounds, options.seconds = 1, 0.5
+        options.rounds, options.seconds, options.shares = 1, 0.5, ()
     if not (options.model.is_file() or (options.model / "manifest.json").is_file()):
         parser.error(f"{options.model} is neither a bundle's folder nor an ONNX file")
     with tempfile.TemporaryDirectory(prefix="benchmark-") as folder:
@@ -125,9 +132,8 @@ def report(options: argparse.Namespace, model: Model, match: contest.Contest) ->
             for rate in options.rates if contest.WORKS[work] == 1 else ():
                 for contestant in match.in_turn(number):
                     match.measure(number, contestant, work, 128, rate=rate, seconds=options.seconds)
-    points: tables.Curve = {}
-    if not options.quick:
-        points = latency_curve(match, options.work[0], options.seconds, options.rounds)
+    ones = [work for work in options.work if contest.WORKS[work] == 1]
+    curves = latency_curves(match, ones, options) if options.shares else {}
     foreign = sorted(cell.foreign for cell in match.cells)
     print(
         f"{platform.machine()}, {len(os.sched_getaffinity(0))} cores, Python {platform.python_version()}; "
@@ -141,12 +147,12 @@ def report(options: argparse.Namespace, model: Model, match: contest.Contest) ->
     print(tables.latency(match, options.work, options.connections[0]))
     if options.rates:
         print("\nLatency, open loop\n")
-        print(tables.open_loop(match, [w for w in options.work if contest.WORKS[w] == 1], options.rates))
-    if points:
-        print(f"\nLatency against load, open loop, {options.work[0]}\n")
-        print(tables.curve(points))
-    if points and options.plot:
-        tables.plot(points, options.plot, options.work[0])
+        print(tables.open_loop(match, ones, options.rates))
+    if curves:
+        print("\nLatency against load, open loop\n")
+        print(tables.curves(curves))
+    if curves and options.plot:
+        tables.plot(curves[ones[0]], options.plot, ones[0])
     if options.json:
         data = {"generator": limit, "alone": single, "cells": match.as_data()}
         options.json.write_text(json.dumps(data, indent=1), encoding="utf-8")

@@ -172,8 +172,9 @@ class _Generator:
                 else:
                     self.waiting.append(due)
                 due += rng.expovariate(self.load.rate)
-            # epoll sleeps whole milliseconds: the last one is spent asking again, or arrivals would come in bunches
-            for number, _ in self.poll.poll(max(0.0, min(due, self.end) - now - 0.001)):
+            # epoll sleeps whole milliseconds, in which arrivals would come in bunches; `select` does not
+            select.select([self.poll], (), (), max(0.0, min(due, self.end) - now))
+            for number, _ in self.poll.poll(0):
                 if connection := self.receive(number):
                     if self.waiting:
                         self.send(connection, self.waiting.popleft())

@@ -1,10 +1,11 @@
 """The measurements as Markdown tables and as a plot. Ratios are taken within a round, then the median of the rounds."""
 
 import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from scripts.benchmarking.contest import WORKS, Contest
+from scripts.benchmarking.load import Figures
 
 
 def spread(values: Iterable[float], digits: int = 2) -> str:
@@ -67,20 +68,22 @@ def open_loop(contest: Contest, works: Sequence[str], rates: Sequence[float]) ->
     return markdown(["work", "server", "requests/s", "p50 ms", "p99 ms", "p99 ÷ floor", "unanswered"], rows)
 
 
-Curve = dict[str, list[tuple[float, float, float, float]]]
+# By server, and by share of its own peak and requests a second: the figures of each round.
+Curve = dict[str, dict[tuple[float, float], list[Figures]]]
 
 
-def curve(points: Curve) -> str:
+def curves(of_works: Mapping[str, Curve]) -> str:
     """Latency against load: share of the server's own peak, requests a second, p50, p99."""
     rows = [
-        [name, f"{share:.0%}", f"{rate:,.0f}", f"{p50:.2f}", f"{p99:.2f}"]
-        for name, line in points.items()
-        for share, rate, p50, p99 in line
+        [work, name, f"{share:.0%}", f"{rate:,.0f}", *(spread(getattr(f, q) for f in rounds) for q in ("p50", "p99"))]
+        for work, curve in of_works.items()
+        for name, points in curve.items()
+        for (share, rate), rounds in points.items()
     ]
-    return markdown(["server", "of its own peak", "requests/s", "p50 ms", "p99 ms"], rows)
+    return markdown(["work", "server", "of its own peak", "requests/s", "p50 ms", "p99 ms"], rows)
 
 
-def plot(points: Curve, file: Path, work: str) -> None:
+def plot(curve: Curve, file: Path, work: str) -> None:
     """The same as a picture: p50 and p99 over the requests a second."""
     import matplotlib as mpl
 
@@ -88,10 +91,11 @@ def plot(points: Curve, file: Path, work: str) -> None:
     from matplotlib import pyplot as plt
 
     figure, axes = plt.subplots(figsize=(7, 4), layout="constrained")
-    for (name, line), colour in zip(points.items(), ("tab:gray", "tab:blue", "tab:orange", "tab:green"), strict=False):
-        rates = [rate for _, rate, _, _ in line]
-        axes.plot(rates, [p99 for *_, p99 in line], "o-", color=colour, label=f"{name}, p99")
-        axes.plot(rates, [p50 for *_, p50, _ in line], "o--", color=colour, alpha=0.6, label=f"{name}, p50")
+    for (name, points), colour in zip(curve.items(), ("tab:gray", "tab:blue", "tab:orange", "tab:green"), strict=False):
+        rates = [rate for _, rate in points]
+        for quantile, style, alpha in (("p99", "o-", 1.0), ("p50", "o--", 0.6)):
+            line = [statistics.median(getattr(f, quantile) for f in rounds) for rounds in points.values()]
+            axes.plot(rates, line, style, color=colour, alpha=alpha, label=f"{name}, {quantile}")
     axes.set(xlabel="requests/s (open loop, Poisson arrivals)", ylabel="latency, ms", yscale="log", title=work)
     axes.grid(visible=True, which="both", alpha=0.3)
     axes.legend()

@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from scripts import benchmark, stress
+from scripts import benchmark, benchmark_setting, stress
 from scripts.benchmarking import contest, requests
 from scripts.benchmarking.load import Load, drive
 from scripts.benchmarking.models import other_weights, prepare, session
@@ -197,8 +197,8 @@ def test_the_benchmark_measures_both_servers(bundle: Path, tmp_path: Path, capsy
     status = benchmark.main(
         [
             str(bundle), "--work", "binary-1", "json-32", "png-1", "--connections", "1", "4", "--rounds", "1",
-            "--seconds", "0.2", "--rates", "50", "--workers", "1", "--floor-batch", "--json", str(file),
-            "--plot", str(picture),
+            "--seconds", "0.2", "--rates", "50", "--shares", "0.5", "--workers", "1", "--floor-batch",
+            "--json", str(file), "--plot", str(picture),
         ]
     )  # fmt: skip
 
@@ -213,7 +213,39 @@ def test_the_benchmark_measures_both_servers(bundle: Path, tmp_path: Path, capsy
         assert not cell["figures"]["refused"], cell
         assert cell["figures"]["broken"] == 0, cell
     assert "| binary-1 | service |" in printed.out
+    for work in ("binary-1", "png-1"):  # latency against load, of works of one image
+        assert re.search(rf"\| {work} \| service \| 50% \|", printed.out)
     assert "<svg" in picture.read_text()
+
+
+@pytest.mark.slow
+def test_what_a_setting_costs_is_measured_in_pairs(
+    bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "slices.json"
+    status = benchmark_setting.main(
+        [
+            str(bundle), "--against=--drift-share 0", "--work", "binary-1", "--pairs", "2", "--seconds", "0.1",
+            "--workers", "1", "--json", str(file),
+        ]
+    )  # fmt: skip
+
+    printed = capsys.readouterr()
+    assert status == 0, printed.err
+    slices = [cell["name"] for cell in json.loads(file.read_text()) if cell["round"] >= 0]
+    assert slices == ["service", "against", "against", "service"]
+    assert re.search(r"\| binary-1 \| [\d,]+ \| [\d,]+ \| [+-]\d", printed.out)
+
+
+def test_the_interval_holds_the_median_of_the_population() -> None:
+    rng = np.random.default_rng(1)
+    held = 0
+    for _ in range(60):
+        _, low, high = benchmark_setting.interval(rng.normal(0.97, 0.1, 40).tolist())
+        held += low <= 0.97 <= high
+
+    assert 52 <= held <= 60  # 57 are expected of intervals that hold it in 95 of 100 cases
+    assert benchmark_setting.interval([1.5] * 9) == (1.5, 1.5, 1.5)
 
 
 @pytest.mark.slow
