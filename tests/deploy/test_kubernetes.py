@@ -20,6 +20,8 @@ from tests.support import ROOT, served_bundle
 FOLDER = ROOT / "deploy" / "kubernetes"
 KUSTOMIZATIONS = ("base", "overlays/production", "overlays/gpu")
 RELEASES = ("1.32", "1.34", kubernetes_validate.latest_version().removeprefix("v"))
+SECCOMP = {"type": "RuntimeDefault"}
+GRACE = 30  # seconds that a pod has to end where nothing else is said
 Resource = dict[str, Any]
 
 
@@ -137,9 +139,13 @@ def test_the_pods_are_hardened_and_get_what_they_ask_for() -> None:
         assert security["allowPrivilegeEscalation"] is False
         assert security["capabilities"] == {"drop": ["ALL"]}
         assert container["resources"]["requests"] == container["resources"]["limits"]
+        (threads,) = [int(entry["value"]) for entry in container["env"] if entry["name"] == "FOLDSERVE_THREADS"]
+        assert int(container["resources"]["limits"]["cpu"]) % threads == 0
+    assert kserve("runtime.yaml")["spec"]["containers"][0]["securityContext"]["seccompProfile"] == SECCOMP
     for name in KUSTOMIZATIONS:
         pod = of_kind(build(name), "Deployment")["spec"]["template"]["spec"]
         assert pod["securityContext"]["runAsNonRoot"] is True
+        assert pod["securityContext"]["seccompProfile"] == SECCOMP
         assert f"USER {pod['securityContext']['runAsUser']}:" in (ROOT / "Dockerfile").read_text(encoding="utf-8")
         assert pod["automountServiceAccountToken"] is False
 
@@ -151,6 +157,19 @@ def test_a_pod_is_given_the_time_that_its_end_takes() -> None:
         pause = pod["containers"][0]["lifecycle"]["preStop"]["sleep"]["seconds"]
         needed = pause + settings.drain_delay + settings.shutdown_timeout
         assert pod["terminationGracePeriodSeconds"] > needed
+    variables = {entry["name"]: entry["value"] for entry in kserve("runtime.yaml")["spec"]["containers"][0]["env"]}
+    assert settings.drain_delay + float(variables["FOLDSERVE_SHUTDOWN_TIMEOUT"]) < GRACE
+
+
+def test_a_replica_with_a_card_asks_for_one_and_uses_it() -> None:
+    deployment = of_kind(build("overlays/gpu"), "Deployment")["spec"]
+    container = deployment["template"]["spec"]["containers"][0]
+    variables = {entry["name"]: entry["value"] for entry in container["env"]}
+
+    assert container["image"].startswith("foldserve-gpu:")
+    assert container["resources"]["limits"]["nvidia.com/gpu"] == "1"
+    assert variables["FOLDSERVE_PROVIDER"] == "cuda"
+    assert deployment["strategy"]["rollingUpdate"] == {"maxSurge": 0, "maxUnavailable": 1}
 
 
 def test_volumes_are_claimed_and_mounted_where_the_models_are_looked_for() -> None:
