@@ -5,13 +5,16 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from bnfold.errors import InputError, VerificationError
 from bnfold.files import load, save, write
-from bnfold.pipeline import fold
+from bnfold.pipeline import Folded, fold
+from bnfold.report import operator_counts
+from bnfold.restructure import restructure
 from bnfold.table import render, render_certificate
 from bnfold.target import TARGETS
 from bnfold.verify import TOLERANCE, Certificate, verify
@@ -46,6 +49,7 @@ def _parser() -> argparse.ArgumentParser:
     folding.add_argument(
         "--target", choices=tuple(TARGETS), default="ort-cpu", help="what to prefer among exact forms (%(default)s)"
     )
+    _only_fold(folding)
     folding.add_argument("--verify", action="store_true", help="write nothing unless the result is the same function")
     _verification_options(folding)
     folding.set_defaults(run=_fold)
@@ -62,8 +66,17 @@ def _parser() -> argparse.ArgumentParser:
     )
     inspecting.add_argument("source", type=Path, metavar="MODEL.onnx")
     inspecting.add_argument("--target", choices=tuple(TARGETS), default="ort-cpu")
+    _only_fold(inspecting)
     inspecting.set_defaults(run=_inspect)
     return parser
+
+
+def _only_fold(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--only-fold",
+        action="store_true",
+        help="save no arithmetic besides: the report's taps are tensors of the folded graph",
+    )
 
 
 def _verification_options(parser: argparse.ArgumentParser) -> None:
@@ -74,7 +87,7 @@ def _verification_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _fold(chosen: argparse.Namespace) -> None:
-    folded = fold(load(chosen.source), target=chosen.target)  # the source is not kept: it may be large
+    folded = _folded(chosen)
     if chosen.verify:
         _demand(verify(load(chosen.source), folded.model, _inputs(chosen.inputs), tolerance=chosen.tolerance))
     save(folded.model, chosen.result)
@@ -92,7 +105,17 @@ def _verify(chosen: argparse.Namespace) -> None:
 
 
 def _inspect(chosen: argparse.Namespace) -> None:
-    print(render(fold(load(chosen.source), target=chosen.target).report))
+    print(render(_folded(chosen).report))
+
+
+def _folded(chosen: argparse.Namespace) -> Folded:
+    """The model folded and restructured, and the report on both."""
+    folded = fold(load(chosen.source), target=chosen.target)  # the source is not kept: it may be large
+    if chosen.only_fold:
+        return folded
+    better, report = restructure(folded.model, target=chosen.target), folded.report
+    counts, notes = operator_counts(better.model), (*report.notes, *better.notes)
+    return Folded(better.model, replace(report, operators_after=counts, notes=notes))
 
 
 def _demand(certificate: Certificate) -> None:

@@ -23,7 +23,7 @@ from bnfold.passes.prepare import OrderInitializers, preparation
 from bnfold.passes.readers import DuplicateWeights, InvertForOthers
 from bnfold.passes.signs import TurnSigns
 from bnfold.report import Report, operator_counts
-from bnfold.target import TARGETS
+from bnfold.target import target_named
 
 OLDEST_OPSET = 11
 ROUNDS = 64
@@ -57,19 +57,18 @@ def fold(model: onnx.ModelProto, *, target: str = "ort-cpu") -> Folded:
         InputError: the model is not valid, too old, or the target is not known.
         VerificationError: the folded model would not be valid, which is a mistake of the compiler.
     """
-    if target not in TARGETS:
-        raise InputError(f"target {target!r} is not known: choose one of {', '.join(TARGETS)}")
-    graph = _checked(model)
+    preferred = target_named(target)
+    graph = opened(model)
     declared = {value.name: (value.shape, value.type) for value in graph.graph.outputs}
     described = {info.name for info in model.graph.value_info}
-    ctx = Context(TARGETS[target], Names(graph))
+    ctx = Context(preferred, Names(graph))
     pipeline(ctx)(graph)
     entries = ctx.ledger.entries(frozenset(_values(graph)))
     for value in graph.graph.outputs:
         value.shape, value.type = declared[value.name]
     folded = ir.to_proto(graph)
-    _forget_inferred(folded, described)
-    _demand_valid(folded, model, ctx.ledger.notes)
+    forget_inferred(folded, described)
+    demand_valid(folded, model, ctx.ledger.notes)
     report = Report(
         target=target,
         entries=entries,
@@ -95,7 +94,8 @@ def pipeline(ctx: Context) -> ir.passes.Sequential:
     )
 
 
-def _checked(model: onnx.ModelProto) -> ir.Model:
+def opened(model: onnx.ModelProto) -> ir.Model:
+    """A model as a graph to rewrite; `InputError` if it is not valid or too old."""
     opset = max((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), default=0)
     if opset < OLDEST_OPSET:
         raise InputError(
@@ -111,7 +111,7 @@ def _checked(model: onnx.ModelProto) -> ir.Model:
         raise InputError(f"not a valid ONNX model: {str(cause).splitlines()[0]}") from error
 
 
-def _demand_valid(folded: onnx.ModelProto, given: onnx.ModelProto, notes: list[str]) -> None:
+def demand_valid(folded: onnx.ModelProto, given: onnx.ModelProto, notes: list[str]) -> None:
     """The result passes the full check, unless the given model does not: then it passes what that one passes."""
     wrong = graph_fault(folded, full=True)
     inherited = graph_fault(given, full=True) if wrong else ""
@@ -126,7 +126,7 @@ def _values(model: ir.Model) -> list[ir.Value]:
     return [*model.graph.inputs, *(output for node in model.graph for output in node.outputs)]
 
 
-def _forget_inferred(model: onnx.ModelProto, described: set[str]) -> None:
+def forget_inferred(model: onnx.ModelProto, described: set[str]) -> None:
     """Drops the shapes that were inferred for the passes and that the given model did not state."""
     stated = [info for info in model.graph.value_info if info.name in described]
     del model.graph.value_info[:]

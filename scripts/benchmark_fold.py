@@ -5,9 +5,10 @@
     python scripts/benchmark_fold.py --batches 64 --operators
 
 Compared are what Keras itself exports, where batch normalisation is Mul and Add; the project's own export, where it is
-one BatchNormalization node; and that export folded. A machine's speed drifts, ratios repeat: every round runs each
-graph once, and the medians of the CPU time are divided. `--operators` shows where the time goes: what the convolutions
-and matrix products of the folded graph take is the least that any fold can reach.
+one BatchNormalization node; that export folded; and the folded graph restructured, as `python -m bnfold fold` writes
+it. A machine's speed drifts, ratios repeat: every round runs each graph once, and the medians of the CPU time are
+divided. `--operators` shows where the time goes: what the convolutions and matrix products of the folded graph take is
+the least that any fold can reach, but not the least there is.
 """
 
 import argparse
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 KERAS, NODES, FOLDED = "Keras export", "BatchNormalization nodes", "folded"
+RESTRUCTURED = "folded and restructured"
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -59,13 +61,22 @@ def main(arguments: list[str] | None = None) -> int:
         graphs, shape, limits = _graphs(name, options.negative, options.target)
         for batch in options.batches:
             times = _medians(graphs, (batch, *shape), limits, options.seconds)
-            ratios = {f"against {title}": times[title] / times[FOLDED] for title in (KERAS, NODES)}
+            ratios = {
+                f"{ours}, against {theirs}": times[theirs] / times[ours]
+                for ours in (FOLDED, RESTRUCTURED)
+                for theirs in (KERAS, NODES)
+            }
             records.append({"network": name, "batch": batch, "milliseconds": times, "ratios": ratios})
             if options.operators:
                 records[-1]["operators"] = _operators(graphs, (batch, *shape), limits)
-    heads = ["network", "batch", *records[0]["ratios"], "folded [ms]"]
+    heads = ["network", "batch", *records[0]["ratios"], f"{RESTRUCTURED} [ms]"]
     rows = [
-        [r["network"], r["batch"], *(f"{x:.2f}x" for x in r["ratios"].values()), f"{r['milliseconds'][FOLDED]:.3g}"]
+        [
+            r["network"],
+            r["batch"],
+            *(f"{x:.2f}x" for x in r["ratios"].values()),
+            f"{r['milliseconds'][RESTRUCTURED]:.3g}",
+        ]
         for r in records
     ]
     print(table(heads, rows))
@@ -79,7 +90,7 @@ def main(arguments: list[str] | None = None) -> int:
 def _graphs(
     name: str, negative: float, target: str
 ) -> tuple[dict[str, "onnx.ModelProto"], tuple[int, ...], tuple[float, float]]:
-    """The three graphs of a network, and the shape and range of its pictures."""
+    """The four graphs of a network, and the shape and range of its pictures."""
     import bnfold
     from scripts.evaluation.graphs import batchnorm_export, keras_export
     from scripts.evaluation.networks import NETWORKS
@@ -90,6 +101,7 @@ def _graphs(
     randomise(model, low=network.low, high=network.high, negative=negative)
     graphs = {KERAS: keras_export(model), NODES: batchnorm_export(model)}
     graphs[FOLDED] = bnfold.fold(graphs[NODES], target=target).model
+    graphs[RESTRUCTURED] = bnfold.restructure(graphs[FOLDED], target=target).model
     return graphs, tuple(model.inputs[0].shape[1:]), (network.low, network.high)
 
 

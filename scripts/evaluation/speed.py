@@ -47,7 +47,8 @@ def _graphs(topology: Topology) -> dict[str, onnx.ModelProto]:
         warnings.simplefilter("ignore")
         graph = exported(topology, channels=CHANNELS, pixels=PIXELS)
     graphs = {EXPORTED: graph, NODES: with_batchnorm_nodes(graph)}
-    return graphs | {target: bnfold.fold(graph, target=target).model for target in TARGETS}
+    folded = {target: bnfold.fold(graph, target=target).model for target in TARGETS}
+    return graphs | {target: bnfold.restructure(model, target=target).model for target, model in folded.items()}
 
 
 def render(records: list[dict[str, Any]]) -> str:
