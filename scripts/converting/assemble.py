@@ -23,7 +23,7 @@ from scripts.converting import card, parity
 from scripts.converting.calibration import Calibration, calibration
 from scripts.converting.canonical import canonicalise
 from scripts.converting.samples import Samples
-from scripts.converting.trace import PARAMETERS, BatchNormLayer, ExportError, batchnorm_layers, trace
+from scripts.converting.trace import PARAMETERS, BatchNormLayer, ExportError, batchnorm_layers, functional, trace
 
 GOLDEN = 16
 RUN_FILES = ("config.json", "history.csv", "classes.csv", "results.json", "curves.png", "confusion.png")
@@ -58,7 +58,7 @@ def export(
     version = version or _next_version(repository / name)
     if (repository / name / str(version)).exists():
         raise BundleError(f"{repository / name / str(version)}: exists already; a version is never overwritten")
-    model = _load(path)
+    model = functional(_load(path))
     pixels = datatype == "uint8" or (datatype is None and _rescales(model))
     inputs, outputs = _names(model)
     reference = trace(model, inputs, outputs, pixels)

@@ -76,8 +76,8 @@ def trace(model: keras.Model, input_names: dict[str, str], output_names: list[st
     Raises:
         ExportError: the network is subclassed, or has a layer that tf2onnx does not convert.
     """
-    functional = _functional(model)
-    norms = batchnorm_layers(functional)
+    graph_of_layers = functional(model)
+    norms = batchnorm_layers(graph_of_layers)
     index = {norm.layer.name: number for number, norm in enumerate(norms)}
     inputs: dict[str, Tensor] = {}
 
@@ -96,13 +96,13 @@ def trace(model: keras.Model, input_names: dict[str, str], output_names: list[st
             return keras.ops.reshape(args[0], (-1, int(np.prod(args[0].shape[1:]))))
         if isinstance(layer, keras.Model):
             if layer.name not in clones:
-                clones[layer.name] = _clone(_functional(layer), call)
+                clones[layer.name] = _clone(functional(layer), call)
             return clones[layer.name](*args, **kwargs)
         return layer(*args, **kwargs)
 
     pictures = [
         tf.TensorSpec(tensor.shape, tf.uint8 if pixels else tf.as_dtype(tensor.dtype), input_names[tensor.name])
-        for tensor in functional.inputs
+        for tensor in graph_of_layers.inputs
     ]
     parameters = [
         tf.TensorSpec(values.shape, tf.float32, _mark(number, name))
@@ -114,7 +114,7 @@ def trace(model: keras.Model, input_names: dict[str, str], output_names: list[st
         for name, values in norm.parameters.items():
             inputs[_mark(number, name)] = tf.constant(values)
     try:
-        clone = _clone(functional, call)
+        clone = _clone(graph_of_layers, call)
     except (NotImplementedError, TypeError, ValueError) as error:
         raise ExportError(f"model {model.name!r}: {str(error).splitlines()[0]}") from error
 
@@ -125,20 +125,22 @@ def trace(model: keras.Model, input_names: dict[str, str], output_names: list[st
         outputs = clone([tf.cast(image, tf.float32) if pixels else image for image in images], training=False)
         return dict(zip(output_names, outputs if isinstance(outputs, list | tuple) else [outputs], strict=True))
 
-    proto = _convert(function, [*pictures, *parameters], functional)
+    proto = _convert(function, [*pictures, *parameters], graph_of_layers)
     proto.graph.output.sort(key=lambda output: output_names.index(output.name))
     _restore(proto, norms)
     return proto
 
 
-def _functional(model: keras.Model) -> keras.Model:
+def functional(model: keras.Model) -> keras.Model:
     """The network as a graph of layers.
 
     Raises:
-        ExportError: it is subclassed, so its graph is not known.
+        ExportError: it is subclassed or was never built, so its graph is not known.
     """
     if not isinstance(model, keras.models.Sequential | keras.src.models.functional.Functional):
         raise ExportError(f"model {model.name!r}: only Functional and Sequential networks can be exported")
+    if not model.built:
+        raise ExportError(f"model {model.name!r}: it was never built; begin it with keras.Input")
     return keras.Model(model.inputs, model.outputs, name=model.name)
 
 

@@ -221,6 +221,21 @@ def test_an_export_is_a_verified_bundle(saved, tmp_path, capsys):
     assert "exists already" in capsys.readouterr().err
 
 
+def test_a_sequential_network_is_exported_too(tmp_path, capsys):
+    stack = [layers.Rescaling(1 / 255), layers.Conv2D(4, 3), layers.BatchNormalization(), layers.Flatten()]
+    randomise(keras.Sequential([keras.Input((8, 8, 1)), *stack, layers.Dense(3)])).save(tmp_path / "stack.keras")
+    with pytest.warns(UserWarning, match="not yet been built"):
+        keras.Sequential([layers.Flatten()]).save(tmp_path / "unbuilt.keras")
+    to = ["--name", "stack", "--models", str(tmp_path)]
+    assert main([str(tmp_path / "stack.keras"), *to]) == 0
+    manifest = open_bundle(tmp_path / "stack" / "1").manifest
+    assert [record.status for record in manifest.batchnorm] == ["folded"]
+    assert manifest.keras_parity is not None
+    assert manifest.keras_parity <= 1e-5
+    assert main([str(tmp_path / "unbuilt.keras"), *to]) == 2
+    assert "it was never built; begin it with keras.Input" in capsys.readouterr().err
+
+
 @pytest.mark.slow
 def test_two_exports_in_two_processes_are_the_same_bytes(saved, tmp_path, root):
     for folder in ("one", "two"):
