@@ -20,7 +20,6 @@ from bnfold.affine import Affine
 from bnfold.errors import FoldError, InputError, VerificationError
 from bnfold.pipeline import Folded, fold
 from bnfold.report import Entry, Report, Tap
-from bnfold.restructure import Restructured, restructure
 from bnfold.target import TARGETS
 from bnfold.verify import Certificate, verify
 
@@ -33,10 +32,8 @@ __all__ = [
     "Folded",
     "InputError",
     "Report",
-    "Restructured",
     "Tap",
     "VerificationError",
     "fold",
-    "restructure",
     "verify",
 ]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +12,6 @@ import numpy as np
 from bnfold.errors import InputError, VerificationError
 from bnfold.files import load, save, write
 from bnfold.pipeline import Folded, fold
-from bnfold.report import operator_counts
-from bnfold.restructure import restructure
 from bnfold.table import render, render_certificate
 from bnfold.target import TARGETS
 from bnfold.verify import TOLERANCE, Certificate, verify
@@ -75,7 +72,7 @@ def _only_fold(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--only-fold",
         action="store_true",
-        help="save no arithmetic besides: the report's taps are tensors of the folded graph",
+        help="save no arithmetic besides: no layer loses its tap",
     )
 
 
@@ -109,13 +106,7 @@ def _inspect(chosen: argparse.Namespace) -> None:
 
 
 def _folded(chosen: argparse.Namespace) -> Folded:
-    """The model folded and restructured, and the report on both."""
-    folded = fold(load(chosen.source), target=chosen.target)  # the source is not kept: it may be large
-    if chosen.only_fold:
-        return folded
-    better, report = restructure(folded.model, target=chosen.target), folded.report
-    counts, notes = operator_counts(better.model), (*report.notes, *better.notes)
-    return Folded(better.model, replace(report, operators_after=counts, notes=notes))
+    return fold(load(chosen.source), target=chosen.target, restructure=not chosen.only_fold)
 
 
 def _demand(certificate: Certificate) -> None:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import onnx
 import onnx_ir as ir
-from onnx_ir.passes.common import RemoveUnusedNodesPass
+from onnx_ir.passes.common import RemoveUnusedNodesPass, ShapeInferencePass
 
 from bnfold.check import graph_fault, weights_fault
 from bnfold.context import Context
@@ -14,6 +14,7 @@ from bnfold.errors import InputError, VerificationError
 from bnfold.graph import Names
 from bnfold.passes.backward import PullBackward
 from bnfold.passes.clamp import ClampBeforeWeights, ClampBehindWeights
+from bnfold.passes.crop import CropUnread
 from bnfold.passes.flatten import PermuteDense
 from bnfold.passes.forward import PushForward
 from bnfold.passes.lift import LiftAffines
@@ -22,6 +23,7 @@ from bnfold.passes.ones import OnesChannel
 from bnfold.passes.prepare import OrderInitializers, preparation
 from bnfold.passes.readers import DuplicateWeights, InvertForOthers
 from bnfold.passes.signs import TurnSigns
+from bnfold.passes.winograd import WinogradRows
 from bnfold.report import Report, operator_counts
 from bnfold.target import target_named
 
@@ -38,7 +40,7 @@ class Folded:
     report: Report
 
 
-def fold(model: onnx.ModelProto, *, target: str = "ort-cpu") -> Folded:
+def fold(model: onnx.ModelProto, *, target: str = "ort-cpu", restructure: bool = False) -> Folded:
     """Folds every affine of a model exactly into the weights around it.
 
     BatchNormalization at inference time, and every other constant Mul, Add, Sub and Div, is taken into a Conv,
@@ -48,6 +50,9 @@ def fold(model: onnx.ModelProto, *, target: str = "ort-cpu") -> Folded:
     Args:
         model: any ONNX model of opset 11 or newer; it is not changed.
         target: what to prefer among exact forms, one of `bnfold.TARGETS`.
+        restructure: whether to save arithmetic besides, where the target is faster with less of it (`CropUnread`,
+            `WinogradRows`). It is the same function of the same inputs, but layers may lose their taps: a probe is made
+            of a model that was only folded.
 
     Returns:
         The folded model, with the names of inputs, outputs and metadata of the given one, and the report. onnx's
@@ -58,17 +63,20 @@ def fold(model: onnx.ModelProto, *, target: str = "ort-cpu") -> Folded:
         VerificationError: the folded model would not be valid, which is a mistake of the compiler.
     """
     preferred = target_named(target)
-    graph = opened(model)
+    graph = _checked(model)
     declared = {value.name: (value.shape, value.type) for value in graph.graph.outputs}
     described = {info.name for info in model.graph.value_info}
     ctx = Context(preferred, Names(graph))
     pipeline(ctx)(graph)
+    if restructure:
+        restructuring(ctx)(graph)
+    final(ctx)(graph)
     entries = ctx.ledger.entries(frozenset(_values(graph)))
     for value in graph.graph.outputs:
         value.shape, value.type = declared[value.name]
     folded = ir.to_proto(graph)
-    forget_inferred(folded, described)
-    demand_valid(folded, model, ctx.ledger.notes)
+    _forget_inferred(folded, described)
+    _demand_valid(folded, model, ctx.ledger.notes)
     report = Report(
         target=target,
         entries=entries,
@@ -80,7 +88,7 @@ def fold(model: onnx.ModelProto, *, target: str = "ort-cpu") -> Folded:
 
 
 def pipeline(ctx: Context) -> ir.passes.Sequential:
-    """Every pass in order; the moves in the middle repeat until none makes the graph cheaper."""
+    """Every pass of the fold in order; the moves in the middle repeat until none makes the graph cheaper."""
     moves = ir.passes.PassManager((PullBackward(ctx), PushForward(ctx), TurnSigns(ctx)), steps=ROUNDS)
     last_resorts = (ClampBehindWeights(ctx), ClampBeforeWeights(ctx), OnesChannel(ctx), DuplicateWeights(ctx))
     return ir.passes.Sequential(
@@ -89,12 +97,20 @@ def pipeline(ctx: Context) -> ir.passes.Sequential:
         ir.passes.PassManager((moves, InvertForOthers(ctx), *last_resorts), steps=ROUNDS),
         LowerAffines(ctx),
         PermuteDense(ctx),
-        RemoveUnusedNodesPass(),
-        OrderInitializers(ctx),
     )
 
 
-def opened(model: onnx.ModelProto) -> ir.Model:
+def restructuring(ctx: Context) -> ir.passes.Sequential:
+    """What saves arithmetic besides; it needs every shape."""
+    return ir.passes.Sequential(ShapeInferencePass(data_prop=True), CropUnread(ctx), WinogradRows(ctx))
+
+
+def final(ctx: Context) -> ir.passes.Sequential:
+    """What nothing reads goes, and the rest gets its order."""
+    return ir.passes.Sequential(RemoveUnusedNodesPass(), OrderInitializers(ctx))
+
+
+def _checked(model: onnx.ModelProto) -> ir.Model:
     """A model as a graph to rewrite; `InputError` if it is not valid or too old."""
     opset = max((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), default=0)
     if opset < OLDEST_OPSET:
@@ -111,7 +127,7 @@ def opened(model: onnx.ModelProto) -> ir.Model:
         raise InputError(f"not a valid ONNX model: {str(cause).splitlines()[0]}") from error
 
 
-def demand_valid(folded: onnx.ModelProto, given: onnx.ModelProto, notes: list[str]) -> None:
+def _demand_valid(folded: onnx.ModelProto, given: onnx.ModelProto, notes: list[str]) -> None:
     """The result passes the full check, unless the given model does not: then it passes what that one passes."""
     wrong = graph_fault(folded, full=True)
     inherited = graph_fault(given, full=True) if wrong else ""
@@ -126,7 +142,7 @@ def _values(model: ir.Model) -> list[ir.Value]:
     return [*model.graph.inputs, *(output for node in model.graph for output in node.outputs)]
 
 
-def forget_inferred(model: onnx.ModelProto, described: set[str]) -> None:
+def _forget_inferred(model: onnx.ModelProto, described: set[str]) -> None:
     """Drops the shapes that were inferred for the passes and that the given model did not state."""
     stated = [info for info in model.graph.value_info if info.name in described]
     del model.graph.value_info[:]

@@ -25,7 +25,7 @@ class Target:
     duplicate: bool
     """Whether a convolution may be computed twice to take an affine in on one side."""
     least_saving: float = inf
-    """Multiplications and additions per example that `restructure` must save in one place to be worth its operators."""
+    """Multiplications and additions per example that a restructuring must save to be worth its operators."""
 
 
 # ONNX Runtime's blocked layout (level "all") turns BatchNormalization and a channel-wise Mul into a depthwise 1x1

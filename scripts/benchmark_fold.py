@@ -101,7 +101,7 @@ def _graphs(
     randomise(model, low=network.low, high=network.high, negative=negative)
     graphs = {KERAS: keras_export(model), NODES: batchnorm_export(model)}
     graphs[FOLDED] = bnfold.fold(graphs[NODES], target=target).model
-    graphs[RESTRUCTURED] = bnfold.restructure(graphs[FOLDED], target=target).model
+    graphs[RESTRUCTURED] = bnfold.fold(graphs[NODES], target=target, restructure=True).model
     return graphs, tuple(model.inputs[0].shape[1:]), (network.low, network.high)
 
 

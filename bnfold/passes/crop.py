@@ -74,6 +74,7 @@ class CropUnread(FoldPass):
         before = (dims(source) or ())[2:]
         for value, sizes in cut.shrunk:
             value.shape = _cropped(value, sizes)
+            ctx.ledger.lost(value, "only what a pool reads of it is computed")
         ctx.ledger.notes.append(
             f"{label(cut.reader)} gets {_times(cut.sizes)} of {_times(before)}: the rest is read by no pool"
         )

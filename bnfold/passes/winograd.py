@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import onnx_ir as ir
 
-from bnfold.affine import Array
+from bnfold.affine import Affine, Array
 from bnfold.graph import add_constant, constant_shape, dims, float_constant, is_op, sole_use, take_over
 from bnfold.passes.base import FoldPass
 from bnfold.rules.base import label
@@ -106,8 +106,11 @@ class WinogradRows(FoldPass):
             both[part] = emit("MaxPool", f"{part}_pool", [active], **_along_the_width(pool))
         result = emit("Max", "pool", list(both.values()))
         graph.insert_before(conv, nodes)
+        for gone in (conv, *([relu] if relu is not None else [])):
+            self._ctx.ledger.lost(gone.outputs[0], "its even and odd rows are computed apart")
         old = pool.outputs[0]
         result.shape, name, final = old.shape, old.name, old.is_graph_output()
+        self._ctx.ledger.replaced(old, result, Affine.identity(4))
         take_over(old, result, self._ctx.names)
         graph.remove([pool, *([relu] if relu is not None else []), conv], safe=True)
         if not final:

@@ -9,8 +9,9 @@ import onnx
 import pytest
 
 import bnfold
+from bnfold.samples import samples
 from scripts.evaluation.runtime import session
-from tests.bnfold.graphs import model, operators
+from tests.bnfold.graphs import assert_taps, bias, model, operators, statistics, weights
 
 INPUT, OUTPUT = 32, 64
 """Channels."""
@@ -43,14 +44,14 @@ def assert_same(reference: onnx.ModelProto, result: onnx.ModelProto) -> None:
             np.testing.assert_array_equal(found, wanted)
 
 
-def restructured(reference: onnx.ModelProto, target: str = "ort-cpu") -> bnfold.Restructured:
+def restructured(reference: onnx.ModelProto, target: str = "ort-cpu") -> bnfold.Folded:
     """Restructures, and checks: the same function, the given model untouched, nothing left to do."""
     before = reference.SerializeToString(deterministic=True)
-    result = bnfold.restructure(reference, target=target)
+    result = bnfold.fold(reference, target=target, restructure=True)
     assert reference.SerializeToString(deterministic=True) == before
     assert_same(reference, result.model)
-    assert bnfold.restructure(result.model, target=target).notes == ()
-    assert bnfold.restructure(bnfold.fold(result.model).model, target=target).notes == ()
+    again = bnfold.fold(result.model, target=target, restructure=True).model
+    assert again.SerializeToString(deterministic=True) == result.model.SerializeToString(deterministic=True)
     return result
 
 
@@ -75,7 +76,7 @@ def test_what_no_pool_reads_is_not_computed(body: str, size: tuple[int, int], ke
     cut = next(node.output[0] for node in graph.node if node.op_type == "Slice")
     (shape,) = (info.type.tensor_type.shape.dim for info in graph.value_info if info.name == cut)
     assert [size.dim_value for size in shape[2:]] == kept
-    assert "the rest is read by no pool" in result.notes[0]
+    assert "the rest is read by no pool" in result.report.notes[0]
 
 
 @pytest.mark.parametrize(
@@ -89,26 +90,29 @@ def test_what_no_pool_reads_is_not_computed(body: str, size: tuple[int, int], ke
     ],
 )
 def test_rule_1_only_windows_without_padding_leave_an_end_unread(body: str) -> None:
-    assert restructured(network(body)).notes == ()
+    assert restructured(network(body)).report.notes == ()
 
 
 def test_rule_2_a_tensor_that_others_read_is_not_cut() -> None:
     pool = "c = Conv(x, w, z)  y = AveragePool<kernel_shape=[2,2], strides=[2,2]>(c)"
-    assert restructured(network(f"{pool}  o = Sigmoid(c)", outputs="float[N,64,h,w] y, float[N,64,a,b] o")).notes == ()
-    assert restructured(network(pool, outputs="float[N,64,h,w] y, float[N,64,a,b] c")).notes == ()
+    assert (
+        restructured(network(f"{pool}  o = Sigmoid(c)", outputs="float[N,64,h,w] y, float[N,64,a,b] o")).report.notes
+        == ()
+    )
+    assert restructured(network(pool, outputs="float[N,64,h,w] y, float[N,64,a,b] c")).report.notes == ()
 
 
 def test_rule_3_no_cut_behind_a_convolution() -> None:
     body = "u = Conv<pads=[1,1,1,1]>(x, v)  c = Conv(u, w, z)  y = AveragePool<kernel_shape=[2,2], strides=[2,2]>(c)"
-    assert restructured(network(body, v=whole(INPUT, INPUT, 3, 3))).notes == ()
+    assert restructured(network(body, v=whole(INPUT, INPUT, 3, 3))).report.notes == ()
 
 
 @pytest.mark.parametrize("pool", ["MaxPool", "AveragePool"])
 def test_rule_4_little_is_left_as_it_is(pool: str) -> None:
     body = f"c = Conv(x, w, z)  y = {pool}<kernel_shape=[2,2], strides=[2,2]>(c)"
-    assert restructured(network(body, (5, 5))).notes == ()
-    assert restructured(network(body, (14, 13)), "generic").notes == ()
-    assert restructured(network(body, (14, 13)), "fewest-ops").notes == ()
+    assert restructured(network(body, (5, 5))).report.notes == ()
+    assert restructured(network(body, (14, 13)), "generic").report.notes == ()
+    assert restructured(network(body, (14, 13)), "fewest-ops").report.notes == ()
 
 
 @pytest.mark.parametrize(
@@ -171,17 +175,22 @@ def test_rows_are_not_split_against_a_rule(rule: str) -> None:
     assert "Max" not in operators(restructured(reference).model)
 
 
-def test_the_reference_network_is_cropped_and_split_whatever_its_signs() -> None:
-    for signs in ("positive", "mixed"):
-        folded = bnfold.fold(_reference(signs))
-        result = bnfold.restructure(folded.model)
-        assert [note.split()[1] for note in result.notes] == ["Conv_c1", "Conv_c2"]
-        assert bnfold.verify(_reference(signs), result.model).holds
+@pytest.mark.parametrize("signs", ["positive", "mixed"])
+def test_the_reference_network_is_cropped_and_split_whatever_its_signs(signs: str) -> None:
+    reference = _reference(signs)
+
+    result = bnfold.fold(reference, restructure=True)
+
+    assert [note.split()[1] for note in result.report.notes] == ["Conv_c1", "Conv_c2"]
+    assert bnfold.verify(reference, result.model).holds
+    assert_taps(reference, result, samples(reference, None, 2)["random"])
+    assert [entry.tap for entry in result.report.entries if entry.kind == "BatchNormalization"] == [None, None]
+    assert all(entry.tap_reason for entry in result.report.entries)
+    if signs == "positive":
+        assert all(entry.tap for entry in bnfold.fold(reference).report.entries)
 
 
 def _reference(signs: str) -> onnx.ModelProto:
-    from tests.bnfold.graphs import bias, statistics, weights
-
     text = """(float[N,1,28,28] x) => (float[N,10] y) {
         c1 = Conv(x, w1, z1)  r1 = Relu(c1)  n1 = BatchNormalization(r1, g1, b1, m1, v1)
         p1 = MaxPool<kernel_shape=[2,2], strides=[2,2]>(n1)
