@@ -11,7 +11,7 @@ import numpy as np
 
 from bnfold.errors import InputError, VerificationError
 from bnfold.files import load, save, write
-from bnfold.pipeline import Folded, fold
+from bnfold.pipeline import fold
 from bnfold.table import render, render_certificate
 from bnfold.target import TARGETS
 from bnfold.verify import TOLERANCE, Certificate, verify
@@ -46,7 +46,6 @@ def _parser() -> argparse.ArgumentParser:
     folding.add_argument(
         "--target", choices=tuple(TARGETS), default="ort-cpu", help="what to prefer among exact forms (%(default)s)"
     )
-    _only_fold(folding)
     folding.add_argument("--verify", action="store_true", help="write nothing unless the result is the same function")
     _verification_options(folding)
     folding.set_defaults(run=_fold)
@@ -63,17 +62,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     inspecting.add_argument("source", type=Path, metavar="MODEL.onnx")
     inspecting.add_argument("--target", choices=tuple(TARGETS), default="ort-cpu")
-    _only_fold(inspecting)
     inspecting.set_defaults(run=_inspect)
     return parser
-
-
-def _only_fold(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--only-fold",
-        action="store_true",
-        help="save no arithmetic besides: no layer loses its tap",
-    )
 
 
 def _verification_options(parser: argparse.ArgumentParser) -> None:
@@ -84,7 +74,7 @@ def _verification_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _fold(chosen: argparse.Namespace) -> None:
-    folded = _folded(chosen)
+    folded = fold(load(chosen.source), target=chosen.target)  # the source is not kept: it may be large
     if chosen.verify:
         _demand(verify(load(chosen.source), folded.model, _inputs(chosen.inputs), tolerance=chosen.tolerance))
     save(folded.model, chosen.result)
@@ -102,11 +92,7 @@ def _verify(chosen: argparse.Namespace) -> None:
 
 
 def _inspect(chosen: argparse.Namespace) -> None:
-    print(render(_folded(chosen).report))
-
-
-def _folded(chosen: argparse.Namespace) -> Folded:
-    return fold(load(chosen.source), target=chosen.target, restructure=not chosen.only_fold)
+    print(render(fold(load(chosen.source), target=chosen.target).report))
 
 
 def _demand(certificate: Certificate) -> None:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import onnx
 import onnx_ir as ir
-from onnx_ir.passes.common import RemoveUnusedNodesPass, ShapeInferencePass
+from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from bnfold.check import graph_fault, weights_fault
 from bnfold.context import Context
@@ -40,7 +40,7 @@ class Folded:
     report: Report
 
 
-def fold(model: onnx.ModelProto, *, target: str = "ort-cpu", restructure: bool = False) -> Folded:
+def fold(model: onnx.ModelProto, *, target: str = "ort-cpu") -> Folded:
     """Folds every affine of a model exactly into the weights around it.
 
     BatchNormalization at inference time, and every other constant Mul, Add, Sub and Div, is taken into a Conv,
@@ -49,10 +49,9 @@ def fold(model: onnx.ModelProto, *, target: str = "ort-cpu", restructure: bool =
 
     Args:
         model: any ONNX model of opset 11 or newer; it is not changed.
-        target: what to prefer among exact forms, one of `bnfold.TARGETS`.
-        restructure: whether to save arithmetic besides, where the target is faster with less of it (`CropUnread`,
-            `WinogradRows`). It is the same function of the same inputs, but layers may lose their taps: a probe is made
-            of a model that was only folded.
+        target: what to prefer among exact forms, one of `bnfold.TARGETS`. One that saves arithmetic besides
+            (`ort-cpu-winograd`) computes the same function, but not the same tensors in between: layers lose their
+            taps, and the report says which. A probe is made of a model that was folded for another target.
 
     Returns:
         The folded model, with the names of inputs, outputs and metadata of the given one, and the report. onnx's
@@ -68,9 +67,6 @@ def fold(model: onnx.ModelProto, *, target: str = "ort-cpu", restructure: bool =
     described = {info.name for info in model.graph.value_info}
     ctx = Context(preferred, Names(graph))
     pipeline(ctx)(graph)
-    if restructure:
-        restructuring(ctx)(graph)
-    final(ctx)(graph)
     entries = ctx.ledger.entries(frozenset(_values(graph)))
     for value in graph.graph.outputs:
         value.shape, value.type = declared[value.name]
@@ -88,7 +84,7 @@ def fold(model: onnx.ModelProto, *, target: str = "ort-cpu", restructure: bool =
 
 
 def pipeline(ctx: Context) -> ir.passes.Sequential:
-    """Every pass of the fold in order; the moves in the middle repeat until none makes the graph cheaper."""
+    """Every pass in order; the moves in the middle repeat until none makes the graph cheaper."""
     moves = ir.passes.PassManager((PullBackward(ctx), PushForward(ctx), TurnSigns(ctx)), steps=ROUNDS)
     last_resorts = (ClampBehindWeights(ctx), ClampBeforeWeights(ctx), OnesChannel(ctx), DuplicateWeights(ctx))
     return ir.passes.Sequential(
@@ -97,17 +93,11 @@ def pipeline(ctx: Context) -> ir.passes.Sequential:
         ir.passes.PassManager((moves, InvertForOthers(ctx), *last_resorts), steps=ROUNDS),
         LowerAffines(ctx),
         PermuteDense(ctx),
+        CropUnread(ctx),
+        WinogradRows(ctx),
+        RemoveUnusedNodesPass(),
+        OrderInitializers(ctx),
     )
-
-
-def restructuring(ctx: Context) -> ir.passes.Sequential:
-    """What saves arithmetic besides; it needs every shape."""
-    return ir.passes.Sequential(ShapeInferencePass(data_prop=True), CropUnread(ctx), WinogradRows(ctx))
-
-
-def final(ctx: Context) -> ir.passes.Sequential:
-    """What nothing reads goes, and the rest gets its order."""
-    return ir.passes.Sequential(RemoveUnusedNodesPass(), OrderInitializers(ctx))
 
 
 def _checked(model: onnx.ModelProto) -> ir.Model:

@@ -25,20 +25,21 @@ class Target:
     duplicate: bool
     """Whether a convolution may be computed twice to take an affine in on one side."""
     least_saving: float = inf
-    """Multiplications and additions per example that a restructuring must save to be worth its operators."""
+    """Multiplications and additions per example that `CropUnread` or `WinogradRows` must save in one place."""
 
 
 # ONNX Runtime's blocked layout (level "all") turns BatchNormalization and a channel-wise Mul into a depthwise 1x1
 # convolution, but leaves an Add outside, between two reorders. Every choice is timed again, ort-cpu beside fewest-ops,
 # by `python scripts/evaluate_fold.py speed NAME`: bare_shift and clamp with "densenet" and "bn as output", ones_channel
 # with "conv relu bn same conv", duplicate with "conv output read twice"; least_saving by `python
-# scripts/benchmark_fold.py`: a quarter of a million takes some 5 µs, as long as the operators that save it. The figures
-# are in docs/folding.md.
+# scripts/benchmark_fold.py --batches 1`: a quarter of a million take some 5 µs, and so do the operators that save them.
+# The figures are in docs/folding.md.
 TARGETS = {
     target.name: target
     for target in (
+        Target("ort-cpu", bare_shift="BatchNormalization", clamp=False, ones_channel=False, duplicate=False),
         Target(
-            "ort-cpu",
+            "ort-cpu-winograd",
             bare_shift="BatchNormalization",
             clamp=False,
             ones_channel=False,

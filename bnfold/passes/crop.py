@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from math import isinf
 from operator import gt
 from typing import NamedTuple
 
@@ -48,6 +49,8 @@ class CropUnread(FoldPass):
     """
 
     def _rewrite(self, graph: ir.Graph) -> bool:
+        if isinf(self._ctx.target.least_saving):
+            return False
         modified = False
         for node in reversed(tuple(graph)):  # The last one first: its way up has the others on it.
             cut = _way_up(node)

@@ -47,7 +47,7 @@ def _graphs(topology: Topology) -> dict[str, onnx.ModelProto]:
         warnings.simplefilter("ignore")
         graph = exported(topology, channels=CHANNELS, pixels=PIXELS)
     graphs = {EXPORTED: graph, NODES: with_batchnorm_nodes(graph)}
-    return graphs | {target: bnfold.fold(graph, target=target, restructure=True).model for target in TARGETS}
+    return graphs | {target: bnfold.fold(graph, target=target).model for target in TARGETS}
 
 
 def render(records: list[dict[str, Any]]) -> str:

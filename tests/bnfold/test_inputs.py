@@ -38,7 +38,7 @@ def test_an_older_opset_is_refused_with_a_hint() -> None:
 
 def test_an_unknown_target_is_refused_with_the_choices() -> None:
     graph = model("(float[N,3] x) => (float[N,3] y) { y = Mul(x, k) }", k=bias(3))
-    with pytest.raises(bnfold.InputError, match="choose one of ort-cpu, fewest-ops, generic"):
+    with pytest.raises(bnfold.InputError, match="choose one of ort-cpu, ort-cpu-winograd, fewest-ops, generic"):
         bnfold.fold(graph, target="gpu")
 
 

@@ -151,11 +151,11 @@ def test_the_benchmark_shows_where_the_time_goes(tmp_path, capsys):
     assert benchmark_fold.main(["--batches", "2", "--seconds", "0.01", "--operators", "--json", str(written)]) == 0
 
     (record,) = json.loads(written.read_text())
-    unfolded, _, folded, restructured = record["operators"].values()
+    unfolded, _, folded, cropped = record["operators"].values()
     affines = {"Conv 1x1 depthwise", "Mul", "Add"}
     assert affines <= set(unfolded)
     assert affines.isdisjoint(folded)
-    assert "Slice" in restructured
+    assert "Slice" in cropped
     assert "| **sum** |" in capsys.readouterr().out
 
 
@@ -215,7 +215,7 @@ def test_the_statistics_that_the_converter_makes_inputs_get_their_values_back():
         assert count(folded).affines == 0
 
 
-@pytest.mark.parametrize("arguments", [["--networks", "ResNet51"], ["--target", "fastest"], ["--batches", "0"]])
+@pytest.mark.parametrize("arguments", [["--networks", "ResNet51"], ["--targets", "fastest"], ["--batches", "0"]])
 def test_the_benchmark_refuses_wrong_arguments(arguments, capsys):
     with pytest.raises(SystemExit) as refused:
         benchmark_fold.main(arguments)

@@ -1,18 +1,24 @@
-"""Less arithmetic, the same function. Weights and inputs are whole numbers, so that even float32 is exact."""
+"""The target that saves arithmetic: the same function. Whole numbers as weights and inputs make even float32 exact."""
 
 from __future__ import annotations
 
+import os
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import onnx
 import pytest
+from hypothesis import event, given, settings
+from hypothesis import strategies as st
+from onnx.reference import ReferenceEvaluator
 
 import bnfold
 from bnfold.samples import samples
 from scripts.evaluation.runtime import session
 from tests.bnfold.graphs import assert_taps, bias, model, operators, statistics, weights
 
+TARGET = "ort-cpu-winograd"
 INPUT, OUTPUT = 32, 64
 """Channels."""
 SPLIT = ["Conv", "Conv", "Conv", "Conv", "Add", "Conv", "Add", "Conv", "Conv", "Add", "Conv", "Conv", "Add"]
@@ -44,13 +50,13 @@ def assert_same(reference: onnx.ModelProto, result: onnx.ModelProto) -> None:
             np.testing.assert_array_equal(found, wanted)
 
 
-def restructured(reference: onnx.ModelProto, target: str = "ort-cpu") -> bnfold.Folded:
-    """Restructures, and checks: the same function, the given model untouched, nothing left to do."""
+def rewritten(reference: onnx.ModelProto, target: str = TARGET) -> bnfold.Folded:
+    """Folds, and checks: the same function, the given model untouched, nothing left to do."""
     before = reference.SerializeToString(deterministic=True)
-    result = bnfold.fold(reference, target=target, restructure=True)
+    result = bnfold.fold(reference, target=target)
     assert reference.SerializeToString(deterministic=True) == before
     assert_same(reference, result.model)
-    again = bnfold.fold(result.model, target=target, restructure=True).model
+    again = bnfold.fold(result.model, target=target).model
     assert again.SerializeToString(deterministic=True) == result.model.SerializeToString(deterministic=True)
     return result
 
@@ -70,7 +76,7 @@ def restructured(reference: onnx.ModelProto, target: str = "ort-cpu") -> bnfold.
 )
 def test_what_no_pool_reads_is_not_computed(body: str, size: tuple[int, int], kept: list[int]) -> None:
     reference = network(body, size, v=whole(OUTPUT, OUTPUT, 3, 3), k=whole(OUTPUT, 1, 1))
-    result = restructured(reference)
+    result = rewritten(reference)
 
     graph = onnx.shape_inference.infer_shapes(result.model).graph
     cut = next(node.output[0] for node in graph.node if node.op_type == "Slice")
@@ -90,29 +96,27 @@ def test_what_no_pool_reads_is_not_computed(body: str, size: tuple[int, int], ke
     ],
 )
 def test_rule_1_only_windows_without_padding_leave_an_end_unread(body: str) -> None:
-    assert restructured(network(body)).report.notes == ()
+    assert rewritten(network(body)).report.notes == ()
 
 
 def test_rule_2_a_tensor_that_others_read_is_not_cut() -> None:
     pool = "c = Conv(x, w, z)  y = AveragePool<kernel_shape=[2,2], strides=[2,2]>(c)"
-    assert (
-        restructured(network(f"{pool}  o = Sigmoid(c)", outputs="float[N,64,h,w] y, float[N,64,a,b] o")).report.notes
-        == ()
-    )
-    assert restructured(network(pool, outputs="float[N,64,h,w] y, float[N,64,a,b] c")).report.notes == ()
+    read = network(f"{pool}  o = Sigmoid(c)", outputs="float[N,64,h,w] y, float[N,64,a,b] o")
+    final = network(pool, outputs="float[N,64,h,w] y, float[N,64,a,b] c")
+    assert rewritten(read).report.notes == rewritten(final).report.notes == ()
 
 
 def test_rule_3_no_cut_behind_a_convolution() -> None:
     body = "u = Conv<pads=[1,1,1,1]>(x, v)  c = Conv(u, w, z)  y = AveragePool<kernel_shape=[2,2], strides=[2,2]>(c)"
-    assert restructured(network(body, v=whole(INPUT, INPUT, 3, 3))).report.notes == ()
+    assert rewritten(network(body, v=whole(INPUT, INPUT, 3, 3))).report.notes == ()
 
 
 @pytest.mark.parametrize("pool", ["MaxPool", "AveragePool"])
 def test_rule_4_little_is_left_as_it_is(pool: str) -> None:
     body = f"c = Conv(x, w, z)  y = {pool}<kernel_shape=[2,2], strides=[2,2]>(c)"
-    assert restructured(network(body, (5, 5))).report.notes == ()
-    assert restructured(network(body, (14, 13)), "generic").report.notes == ()
-    assert restructured(network(body, (14, 13)), "fewest-ops").report.notes == ()
+    assert rewritten(network(body, (5, 5))).report.notes == ()
+    for target in set(bnfold.TARGETS) - {TARGET}:
+        assert rewritten(network(body, (14, 13)), target).report.notes == ()
 
 
 @pytest.mark.parametrize(
@@ -127,7 +131,7 @@ def test_rule_4_little_is_left_as_it_is(pool: str) -> None:
 )
 def test_two_rows_take_four_products(conv: str, relu: bool, pool: str) -> None:
     rest = f"r = Relu(c)  y = MaxPool<{pool}>(r)" if relu else f"y = MaxPool<{pool}>(c)"
-    result = restructured(network(f"c = Conv{conv}  {rest}", (14, 15)))
+    result = rewritten(network(f"c = Conv{conv}  {rest}", (14, 15)))
     pooled = ["Relu", "MaxPool"] if relu else ["MaxPool"]
     assert operators(result.model) == [*SPLIT, *pooled, *pooled, "Max"]
     assert result.model.graph.output[0].name == "y"
@@ -172,14 +176,54 @@ def test_rows_are_not_split_against_a_rule(rule: str) -> None:
     further = {"p = ": ", float[N,64,a,b] p", "j = ": ", int64[N,64,a,b] j"}
     outputs = "".join(output for sign, output in further.items() if sign in body)
     reference = network(body, (size, size), f"float[N,{channels},h,w] y{outputs}", **arrays)
-    assert "Max" not in operators(restructured(reference).model)
+    assert "Max" not in operators(rewritten(reference).model)
+
+
+@st.composite
+def places(draw: st.DrawFn) -> tuple[str, dict[str, Any], tuple[int, ...]]:
+    """A convolution of any size before a pool, perhaps behind another one, its weights and a shape for x."""
+    channels, outputs, width = (draw(st.sampled_from(choice)) for choice in ((16, 32), (16, 48), (1, 2, 3)))
+    padded = 2 if draw(st.booleans()) else 0
+    top, left, bottom, right = (draw(st.integers(0, padded)) for _ in range(4))
+    stride, step, reach = (draw(st.integers(1, 2)) for _ in range(3))
+    arrays = {"w": whole(outputs, channels, 3, width), "z": whole(outputs)}
+    body, size, data = "", [draw(st.integers(6, 12)), draw(st.integers(6, 12))], "x"
+    if draw(st.booleans()):
+        arrays["v"] = whole(channels, 2, 2, 3, seed=2)
+        body, data, channels = "u = Conv(x, v)  a = Relu(u)  ", "a", 2
+    bias = draw(st.sampled_from(["", ", z"]))
+    body += f"c = Conv<pads=[{top},{left},{bottom},{right}], strides=[1,{stride}]>({data}, w{bias})  "
+    pooled = draw(st.sampled_from(["c", "r"]))
+    body += "r = Relu(c)  " if pooled == "r" else ""
+    body += f"y = MaxPool<kernel_shape=[2,{reach}], strides=[2,{step}]>({pooled})"
+    return body, {name: array for name, array in arrays.items() if f", {name}" in body}, (2, channels, *size)
+
+
+@settings(max_examples=int(os.environ.get("FOLDSERVE_FOLD_EXAMPLES", "60")), deadline=None)
+@given(place=places())
+def test_places_of_any_size_and_padding_are_computed_exactly(
+    place: tuple[str, dict[str, Any], tuple[int, ...]],
+) -> None:
+    body, arrays, shape = place
+    sizes = ",".join(map(str, shape[1:]))
+    reference = model(f"(float[N,{sizes}] x) => (float[N,{len(arrays['w'])},h,w] y) {{ {body} }}", **arrays)
+    batch = {"x": whole(*shape, seed=1)}
+    eager = replace(bnfold.TARGETS[TARGET], least_saving=0)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(bnfold.TARGETS, TARGET, eager)
+        result = bnfold.fold(reference, target=TARGET).model
+
+    (expected,) = ReferenceEvaluator(reference).run(None, batch)
+
+    event(" ".join(sorted({"Max", "Slice"} & set(operators(result)))))
+    np.testing.assert_array_equal(session(result).run(None, batch)[0], expected)
 
 
 @pytest.mark.parametrize("signs", ["positive", "mixed"])
 def test_the_reference_network_is_cropped_and_split_whatever_its_signs(signs: str) -> None:
     reference = _reference(signs)
 
-    result = bnfold.fold(reference, restructure=True)
+    result = bnfold.fold(reference, target=TARGET)
 
     assert [note.split()[1] for note in result.report.notes] == ["Conv_c1", "Conv_c2"]
     assert bnfold.verify(reference, result.model).holds
