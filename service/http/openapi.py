@@ -22,15 +22,20 @@ ERRORS: dict[int | str, dict[str, Any]] = {
     for status, text in _TEXTS.items()
 }
 
-_PARAMETERS = {"type": "object", "additionalProperties": {"type": ["string", "number", "boolean"]}}
+
+def _parameters(description: str) -> dict[str, Any]:
+    kinds = {"type": ["string", "number", "boolean"]}
+    return {"type": "object", "additionalProperties": kinds, "description": description}
+
+
 _TENSOR = {
     "type": "object",
     "required": ["name", "shape", "datatype"],
     "properties": {
-        "name": {"type": "string"},
-        "shape": {"type": "array", "items": {"type": "integer", "minimum": 0}},
-        "datatype": {"type": "string", "examples": ["UINT8", "FP32"]},
-        "parameters": _PARAMETERS,
+        "name": {"type": "string", "description": "as the model's metadata has it"},
+        "shape": {"type": "array", "items": {"type": "integer", "minimum": 0}, "description": "the rows first"},
+        "datatype": {"type": "string", "examples": ["UINT8", "FP32"], "description": "that of the model's metadata"},
+        "parameters": _parameters("`binary_data_size`: how many bytes behind the JSON are its data"),
         "data": {"type": "array", "description": "flat or nested, row-major"},
     },
 }
@@ -40,31 +45,47 @@ _SCHEMAS: dict[str, Any] = {
         "type": "object",
         "required": ["inputs"],
         "properties": {
-            "id": {"type": "string"},
-            "parameters": _PARAMETERS,
-            "inputs": {"type": "array", "items": _TENSOR},
+            "id": {"type": "string", "description": "comes back in the answer"},
+            "parameters": _parameters(
+                "`timeout`: microseconds that it may wait; `binary_data_output`: whether all outputs are binary"
+            ),
+            "inputs": {"type": "array", "items": _TENSOR, "description": "one tensor for each input of the model"},
             "outputs": {
                 "type": "array",
+                "description": "those that are wanted; all by default",
                 "items": {
                     "type": "object",
                     "required": ["name"],
-                    "properties": {"name": {"type": "string"}, "parameters": _PARAMETERS},
+                    "properties": {
+                        "name": {"type": "string", "description": "as the model's metadata has it"},
+                        "parameters": _parameters(
+                            "`binary_data`: whether this output is binary; `classification`: so many classes, the most "
+                            "probable first, instead of all scores"
+                        ),
+                    },
                 },
             },
         },
     },
     "PredictRequest": {
         "type": "object",
-        "properties": {"signature_name": {"type": "string"}, "instances": {"type": "array"}, "inputs": {}},
+        "properties": {
+            "signature_name": {"type": "string", "description": "`serving_default`, if it is given at all"},
+            "instances": {"type": "array", "description": "row by row; the answer has `predictions`"},
+            "inputs": {"description": "tensor by tensor, instead of `instances`; the answer has `outputs`"},
+        },
     },
     "RecalibrationRequest": {
         "type": "object",
         "properties": {
             "source": {"const": "recent", "description": "the images that were kept, instead of `inputs`"},
-            "inputs": {"type": "array", "items": _TENSOR},
+            "inputs": {"type": "array", "items": _TENSOR, "description": "the images, as for inference"},
         },
     },
-    "IndexRequest": {"type": "object", "properties": {"ready": {"type": "boolean"}}},
+    "IndexRequest": {
+        "type": "object",
+        "properties": {"ready": {"type": "boolean", "description": "whether to leave out what is not ready"}},
+    },
 }
 _BINARY = {"schema": {"type": "string", "format": "binary"}}
 

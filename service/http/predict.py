@@ -17,6 +17,8 @@ from service.protocol.tensors import Array
 router = APIRouter(tags=["pictures"])
 
 MOST_FILES = 64
+FRAMING = "for models of one channel: `keep` fits the whole picture in, `auto` looks for the character in it"
+POLARITY = "`keep` as it is, `invert`, or `auto`: models of one channel get light ink on dark ground"
 
 
 @router.post("/predict")
@@ -27,8 +29,8 @@ async def predict(
     model: str | None = None,
     version: str | None = None,
     *,
-    polarity: Polarity = "auto",
-    framing: Framing = "auto",
+    polarity: Annotated[Polarity, Query(description=POLARITY)] = "auto",
+    framing: Annotated[Framing, Query(description=FRAMING)] = "auto",
     picture: Annotated[bool, Query(description="whether to add the picture as the model got it, a data URI")] = False,
     top: Annotated[int, Query(ge=0, le=1000, description="how many classes to list, the most probable first")] = 0,
 ) -> Response:

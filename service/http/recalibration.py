@@ -11,6 +11,7 @@ from service.character import Polarity
 from service.errors import BadRequestError, ConflictError, UnsupportedMediaError
 from service.http.multipart import read_files
 from service.http.openapi import ERRORS
+from service.http.predict import POLARITY
 from service.http.routes import json_response, plane_of
 from service.images import decode, image_layout
 from service.model import Model
@@ -40,7 +41,7 @@ async def begin(
     pseudo_count: Annotated[
         float | None, Query(ge=0, le=1e9, description="images that the old statistics count for")
     ] = None,
-    polarity: Polarity = "auto",
+    polarity: Annotated[Polarity, Query(description=POLARITY)] = "auto",
 ) -> Response:
     """Re-estimate the statistics of the default version on new images and fold again, as a job. Needs an admin key.
 

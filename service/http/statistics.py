@@ -1,10 +1,10 @@
 """What is known of the batch-normalisation layers, and how the traffic compares with it."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Annotated, Any
 
 import anyio.to_thread
-from fastapi import APIRouter, Request, Response
+from fastapi import APIRouter, Query, Request, Response
 
 from service.batchnorm import BatchNormReport
 from service.errors import NotFoundError
@@ -17,6 +17,7 @@ from service.watch.report import drift_report
 from service.watch.watcher import Watch
 
 router = APIRouter()
+Arrays = Annotated[bool, Query(description="whether to list every number of every channel")]
 
 OCTETS = "application/octet-stream"
 _BINARY: dict[str, Any] = {OCTETS: {"schema": {"type": "string", "format": "binary"}}}
@@ -28,7 +29,7 @@ _JSON_OR_RAW: dict[int | str, dict[str, Any]] = {
 
 @router.get("/v2/models/{model}/batchnorm", tags=["batch normalisation"], responses=_JSON_OR_RAW)
 @router.get("/v2/models/{model}/versions/{version}/batchnorm", tags=["batch normalisation"], responses=_JSON_OR_RAW)
-async def batchnorm(request: Request, model: str, version: str | None = None, arrays: bool = False) -> Response:
+async def batchnorm(request: Request, model: str, version: str | None = None, arrays: Arrays = False) -> Response:
     """Every batch-normalisation layer: where it was folded, and its parameters; ranges, or all with `arrays=true`.
 
     `Accept: application/octet-stream` gives γ, β, moving mean and moving variance of layer after layer as float32.
@@ -45,7 +46,7 @@ async def batchnorm(request: Request, model: str, version: str | None = None, ar
     "/v2/models/{model}/versions/{version}/batchnorm/{layer}", tags=["batch normalisation"], responses=_JSON_OR_RAW
 )
 async def batchnorm_layer(
-    request: Request, model: str, layer: str, version: str | None = None, arrays: bool = False
+    request: Request, model: str, layer: str, version: str | None = None, arrays: Arrays = False
 ) -> Response:
     """One batch-normalisation layer, like all of them."""
     found = plane_of(request).repository.get(model, version)
@@ -81,7 +82,7 @@ async def page(request: Request, model: str, version: str | None = None) -> Resp
 
 @router.get("/v2/models/{model}/drift", tags=["batch normalisation"])
 @router.get("/v2/models/{model}/versions/{version}/drift", tags=["batch normalisation"])
-async def drift(request: Request, model: str, version: str | None = None, arrays: bool = False) -> Response:
+async def drift(request: Request, model: str, version: str | None = None, arrays: Arrays = False) -> Response:
     """How the traffic compares with the training data: a verdict, the worst layers and channels, the last windows.
 
     `arrays=true` lists every channel, and the sums since the last reset, which can be added to those of other servers.
