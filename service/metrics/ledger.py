@@ -63,6 +63,11 @@ class Ledger:
         first = self.row * self._capacity + start
         return self._numbers[first : first + found]
 
+    def names(self) -> list[str]:
+        """Those of all series, whichever process began them."""
+        with self.exclusive():
+            return list(self._read())
+
     def totals(self) -> dict[str, list[float]]:
         """Every series, summed over the processes."""
         with self.exclusive():

@@ -39,7 +39,7 @@ class Tally:
 
     def total(self) -> Moments:
         """The sum over all processes."""
-        return Moments(self.layout, np.sum([_read(row) for row in self._rows], axis=0))
+        return Moments(self.layout, np.sum([steady(row) for row in self._rows], axis=0))
 
     @property
     def images(self) -> int:
@@ -47,7 +47,8 @@ class Tally:
         return int(sum(row[1] for row in self._rows))
 
 
-def _read(row: Array) -> Array:
+def steady(row: Array) -> Array:
+    """The moments in a row, and never half a batch."""
     for _ in range(TRIES):
         before = row[0]
         values = row[1:].copy()

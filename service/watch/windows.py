@@ -9,10 +9,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from drift import Layout, Moments, Reference
+from drift.moments import Array
 from service.metrics.ledger import Ledger
 
 HISTORY = 128  # windows that are remembered
 _CLOSED, _OPENED, _BEGAN, _HEAD = 0, 1, 2, 3
+SUFFIX = "/windows"  # of the names of their series
 
 
 @dataclass(frozen=True)
@@ -50,8 +52,8 @@ class Windows:
     def __init__(self, ledger: Ledger, key: str, layout: Layout, now: float) -> None:
         self._ledger, self._layout = ledger, layout
         length, self._entry = layout.length, 4 + len(layout.layers)
-        ledger.series(f"{key}/windows", _HEAD + 3 * length + HISTORY * self._entry)
-        shared = np.asarray(ledger.every_row(f"{key}/windows")[0])  # the first row is everybody's
+        ledger.series(key + SUFFIX, _HEAD + 3 * length + HISTORY * self._entry)
+        shared = np.asarray(ledger.every_row(key + SUFFIX)[0])  # the first row is everybody's
         self._head = shared[:_HEAD]
         self._start, self._last, self._origin = shared[_HEAD : _HEAD + 3 * length].reshape(3, length)
         self._ring = shared[_HEAD + 3 * length :].reshape(HISTORY, self._entry)
@@ -137,3 +139,8 @@ class Windows:
             count, ring = self.closed, self._ring.copy()
         rows = [ring[i % HISTORY] for i in range(max(count - HISTORY, 0), count)]
         return [Window(row[0], row[1], int(row[2]), row[3], tuple(row[4:])) for row in map(np.ndarray.tolist, rows)]
+
+
+def age(series: Array) -> tuple[float, float, float]:
+    """What grows with every step of a series of windows: a reset, and a window that is closed."""
+    return float(series[_BEGAN]), float(series[_CLOSED]), float(series[_OPENED])
