@@ -8,7 +8,8 @@ from typing import Any
 
 from service.accept import Connections
 from service.control import Control, Journal
-from service.engine.scheduler import Job, Scheduler
+from service.engine.job import Job
+from service.engine.scheduler import Scheduler
 from service.errors import BadRequestError, LoadError, ServiceError, UnavailableError
 from service.metrics.ledger import Ledger
 from service.model import Model
@@ -220,7 +221,7 @@ class DataPlane:
         """The protocol's server metadata."""
         return {"name": "foldserve", "version": VERSION, "extensions": list(EXTENSIONS)}
 
-    def read(self, model: Model, body: bytes, header_length: str | None) -> InferRequest:
+    def read(self, model: Model, body: bytes, header_length: bytes | None) -> InferRequest:
         """A request of the Open Inference Protocol, checked against the model; what is wrong with it is counted.
 
         Args:
@@ -237,20 +238,25 @@ class DataPlane:
             model.statistics.failure("OTHER")
             raise
 
-    def submit(self, model: Model, request: InferRequest) -> Job:
+    def submit(self, model: Model, request: InferRequest, then: Callable[[Job], None] | None = None) -> Job:
         """Queue a parsed request; `wait` until it is done, then `collect` its outputs.
+
+        Args:
+            model: that is asked.
+            request: to it.
+            then: called with the job when it is done, for who does not want to wait.
 
         Raises:
             UnavailableError: the queue is full.
         """
         try:
-            return model.submit(request.arrays, request.rows, request.timeout or self.settings.queue_timeout)
+            return model.submit(request.arrays, request.rows, request.timeout or self.settings.queue_timeout, then)
         except UnavailableError:
             model.statistics.failure("REJECTED")
             raise
 
     async def wait(self, job: Job, left: Left | None = None) -> None:
-        """Wait until the job's future is done; whether it is well done, `collect` says.
+        """Wait until the job is done; whether it is well done, `collect` says.
 
         Args:
             job: as `submit` gave it.
@@ -276,7 +282,7 @@ class DataPlane:
             asyncio.CancelledError: the client has left.
         """
         try:
-            arrays = job.future.result()
+            arrays = job.result()
         except asyncio.CancelledError:
             model.statistics.failure("CANCELED")
             raise

@@ -2,9 +2,8 @@
 
 import logging
 import sys
-from collections.abc import MutableMapping
+from collections.abc import Iterable
 from datetime import UTC, datetime
-from typing import Any
 
 import orjson
 
@@ -32,22 +31,30 @@ class AccessLog:
         self._log = logging.getLogger(name)
 
     def write(
-        self, scope: MutableMapping[str, Any], route: str, target: tuple[str, str | None], status: int, seconds: float
+        self,
+        method: str,
+        headers: Iterable[tuple[bytes, bytes]],
+        *,
+        route: str,
+        target: tuple[str, str | None],
+        status: int,
+        seconds: float,
     ) -> None:
         """Log a request.
 
         Args:
-            scope: of ASGI.
+            method: of the request.
+            headers: of the request, lower-case names.
             route: its template.
             target: the model and version that its path names; empty and None if it names none.
             status: that was answered; 499 if the client left before.
             seconds: from its first byte to its answer.
         """
-        headers = dict(scope["headers"])
+        known = dict(headers)
         fields = {
-            "id": _clean(headers.get(b"x-request-id", b"")),
-            "trace": _clean(headers.get(b"traceparent", b""))[3:35],  # W3C trace context: version-trace-parent-flags
-            "method": scope["method"],
+            "id": _clean(known.get(b"x-request-id", b"")),
+            "trace": _clean(known.get(b"traceparent", b""))[3:35],  # W3C trace context: version-trace-parent-flags
+            "method": method,
             "route": route,
             "model": target[0],
             "version": target[1] or "",

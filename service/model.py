@@ -12,7 +12,8 @@ import numpy as np
 from bundle import MANIFEST, Bundle, BundleError, TensorSpec, open_bundle
 from bundle.statistics import PROBE_FILE
 from service.batchnorm import BatchNormReport
-from service.engine.scheduler import Batch, Job, Lane, Scheduler
+from service.engine.job import Job
+from service.engine.scheduler import Batch, Lane, Scheduler
 from service.engine.session import CPU, Session, example_inputs, open_session, read_signature
 from service.errors import LoadError
 from service.golden import Golden, read_golden
@@ -65,9 +66,11 @@ class Model:
     _session: Session
     _golden: Golden
 
-    def submit(self, arrays: list[Array], rows: int, timeout: float = 0.0) -> Job:
+    def submit(
+        self, arrays: list[Array], rows: int, timeout: float = 0.0, then: Callable[[Job], None] | None = None
+    ) -> Job:
         """Queue a request (see `Scheduler.submit`)."""
-        return self._scheduler.submit(self.lane, arrays, rows, timeout)
+        return self._scheduler.submit(self.lane, arrays, rows, timeout, then)
 
     @property
     def digest(self) -> str | None:

@@ -21,6 +21,7 @@ from queue import SimpleQueue
 
 import numpy as np
 
+from service.engine.job import Job
 from service.errors import ServiceError, UnavailableError
 from service.protocol.tensors import Array
 
@@ -31,33 +32,6 @@ POLL = 0.0002  # seconds between looks at a run that fills up
 # times what a hand-over costs; where it has none, a thread would only take the loop's own time.
 SHORT, SHORT_ALONE = 1_000_000, 10_000_000
 Run = Callable[[list[Array]], list[Array]]
-
-
-class Job:
-    """One request on its way through a lane. Times are `time.perf_counter_ns`.
-
-    Attributes:
-        arrays: one for each input of the model.
-        rows: how many rows of a batch they are.
-        future: gets the outputs, one array for each output of the model.
-        arrived, started, finished: when it was queued, when its run began and ended.
-        timer: gives it up when its time is over; None if it has time.
-    """
-
-    __slots__ = ("arrays", "arrived", "finished", "future", "rows", "started", "timer")
-
-    def __init__(self, arrays: list[Array], rows: int, future: "asyncio.Future[list[Array]]") -> None:
-        self.arrays = arrays
-        self.rows = rows
-        self.future = future
-        self.arrived = time.perf_counter_ns()
-        self.started = self.finished = 0
-        self.timer: asyncio.TimerHandle | None = None
-
-    def expire(self) -> None:
-        """Give up waiting; what has started is left to end."""
-        if not self.started and not self.future.done():
-            self.future.set_exception(UnavailableError("Request timeout expired"))
 
 
 @dataclass(slots=True)
@@ -159,7 +133,7 @@ class Lane:
                 job = self.jobs.popleft()
             except IndexError:  # empty, or another runner was faster
                 break
-            if job.future.done():  # expired, or cancelled since its client left
+            if job.done:  # expired, or cancelled since its client left
                 dropped += 1
             else:
                 taken.append(job)
@@ -189,14 +163,22 @@ class Scheduler:
         """How many runs can go on at the same time."""
         return len(self._threads)
 
-    def submit(self, lane: Lane, arrays: list[Array], rows: int, timeout: float = 0.0) -> Job:
-        """Queue a request; its `future` belongs to the running event loop.
+    def submit(
+        self,
+        lane: Lane,
+        arrays: list[Array],
+        rows: int,
+        timeout: float = 0.0,
+        then: Callable[[Job], None] | None = None,
+    ) -> Job:
+        """Queue a request; to be called in the event loop, where it will be done.
 
         Args:
             lane: of the model.
             arrays: one for each of its inputs.
             rows: how many rows of a batch they are.
             timeout: seconds after which it is no longer worth starting, and fails; 0 for never.
+            then: called with the job when it is done.
 
         Raises:
             UnavailableError: the lane is full.
@@ -204,7 +186,7 @@ class Scheduler:
         if lane.full:
             raise overloaded()
         loop = asyncio.get_running_loop()
-        job = Job(arrays, rows, loop.create_future())
+        job = Job(arrays, rows, then)
         if timeout:
             job.timer = loop.call_later(timeout, job.expire)
         lane.unfinished += 1
@@ -317,16 +299,11 @@ def _run_sliced(lane: Lane, inputs: list[Array], rows: int) -> tuple[list[Array]
 
 
 def _deliver(lane: Lane, jobs: Sequence[Job], outcome: Batch | Exception | None) -> None:
-    for job in jobs:
-        if job.timer is not None:
-            job.timer.cancel()
     if isinstance(outcome, Batch):
         if lane.observe is not None:
             lane.observe(outcome)
         for job in jobs:
-            if not job.future.done():
-                job.future.set_result(job.arrays)
+            job.settle()
     elif outcome is not None:
         for job in jobs:
-            if not job.future.done():
-                job.future.set_exception(ServiceError("the model failed on this request; the server's log says why"))
+            job.settle(ServiceError("the model failed on this request; the server's log says why"))

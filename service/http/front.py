@@ -40,7 +40,7 @@ class Front:
         start = time.perf_counter()
         target = match(scope["path"]) if scope["method"] == "POST" else None
         try:
-            self.authorize(scope["path"], scope["headers"])
+            self.authorize(scope["path"].encode(), scope["headers"])
         except ServiceError as error:
             await send_answer(send, *failure(error, target or ("", None)))
             route = INFER_ROUTE if target else "unauthorized"
@@ -48,7 +48,7 @@ class Front:
             return
         if target is not None:
             status = await infer(self.plane, target, scope, receive, send)
-            self.count(scope, INFER_ROUTE, target, status, start)
+            self.count(scope["headers"], INFER_ROUTE, target, status, start)
             return
         status = 500
 
@@ -68,25 +68,30 @@ class Front:
             self._statistics.observe(scope["method"], route, status, took)
             if self._access is not None:
                 named = scope.get("path_params", {})
-                self._access.write(scope, route, (named.get("model") or "", named.get("version")), status, took)
+                target = (named.get("model") or "", named.get("version"))
+                self._access.write(
+                    scope["method"], scope["headers"], route=route, target=target, status=status, seconds=took
+                )
 
-    def authorize(self, path: str, headers: Iterable[tuple[bytes, bytes]]) -> None:
+    def authorize(self, path: bytes, headers: Iterable[tuple[bytes, bytes]]) -> None:
         """Let a request through that has a key, or needs none.
 
         Raises:
             UnauthorizedError: no key, or a wrong one.
         """
         if self._keys:
-            check_access(path, headers, self._keys)
+            check_access(path.decode("latin-1"), headers, self._keys)
 
-    def count(self, scope: Scope, route: str, target: Target, status: int, start: float) -> None:
+    def count(
+        self, headers: Iterable[tuple[bytes, bytes]], route: str, target: Target, status: int, start: float
+    ) -> None:
         """Count, and if wanted log and trace, a POST that began at `start` (`time.perf_counter`)."""
         took = time.perf_counter() - start
         self._statistics.observe("POST", route, status, took)
         if self._tracing.on:
-            self._tracing.write(route, scope["headers"], target, status, took)
+            self._tracing.write(route, headers, target, status, took)
         if self._access is not None:
-            self._access.write(scope, route, target, status, took)
+            self._access.write("POST", headers, route=route, target=target, status=status, seconds=took)
 
 
 def bounded(receive: Receive, limit: int) -> Receive:

@@ -13,7 +13,8 @@ from typing import Any
 import orjson
 
 from service.dataplane import DataPlane
-from service.engine.scheduler import Job, overloaded
+from service.engine.job import Job
+from service.engine.scheduler import overloaded
 from service.errors import ServiceError
 from service.http.body import ClientLeftError, Message, Receive, compress, decompress, read_body, too_large
 from service.protocol.request import InferRequest
@@ -70,8 +71,8 @@ class InferCall:
             self.model.statistics.failure("REJECTED")
             raise overloaded()
 
-    def start(self, body: bytes) -> Job:
-        """Read the body and queue what it asks for.
+    def start(self, body: bytes, then: Callable[[Job], None] | None = None) -> Job:
+        """Read the body and queue what it asks for; `then` is called when that is done.
 
         Raises:
             ServiceError: it says what does not fit.
@@ -79,12 +80,11 @@ class InferCall:
         headers = self._headers
         if encoding := headers.get(b"content-encoding"):
             body = decompress(body, encoding.decode("latin-1"), self._limit)
-        length = headers.get(b"inference-header-content-length")
-        self._request = self._plane.read(self.model, body, None if length is None else length.decode("latin-1"))
-        return self._plane.submit(self.model, self._request)
+        self._request = self._plane.read(self.model, body, headers.get(b"inference-header-content-length"))
+        return self._plane.submit(self.model, self._request, then)
 
     def finish(self, job: Job) -> tuple[Headers, bytes]:
-        """Headers and body of the answer, once the job's future is done.
+        """Headers and body of the answer, once the job is done.
 
         Raises:
             ServiceError: the job failed, or its outputs cannot be written as they were asked for.

@@ -4,12 +4,13 @@ One picture of the model's own size as the body, without options. It is decoded 
 than handing it to a thread. Everything else is left to the framework's route, `service.http.predict`.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import orjson
 
 from service.dataplane import DataPlane
-from service.engine.scheduler import Job, overloaded
+from service.engine.job import Job
+from service.engine.scheduler import overloaded
 from service.errors import TooLargeError
 from service.http.infer import JSON, Headers, Target
 from service.http.predict import report
@@ -47,8 +48,8 @@ class PictureCall:
             self.model.statistics.failure("REJECTED")
             raise overloaded()
 
-    def start(self, body: bytes) -> Job:
-        """Decode the picture and queue it.
+    def start(self, body: bytes, then: Callable[[Job], None] | None = None) -> Job:
+        """Decode the picture and queue it; `then` is called when it is done.
 
         Raises:
             ServiceError: it is no picture.
@@ -59,7 +60,7 @@ class PictureCall:
             array, self._inverted = decode(body, self._layout, min(pixels, SMALL_PICTURE))
         except TooLargeError:
             raise ElsewhereError from None
-        return self._plane.submit(self.model, InferRequest(None, [array], 1, []))
+        return self._plane.submit(self.model, InferRequest(None, [array], 1, []), then)
 
     def finish(self, job: Job) -> tuple[Headers, bytes]:
         """Headers and body of the answer."""

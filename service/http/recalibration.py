@@ -147,7 +147,8 @@ async def _images(
     if type(content) is dict and "source" in content:
         return "recent", _recent(model, content["source"]), None
     wide = replace(model.signature, max_batch_size=MOST)
-    return "tensor", RequestReader(wide).read(body, header).arrays[0], None
+    length = None if header is None else header.encode("latin-1")
+    return "tensor", RequestReader(wide).read(body, length).arrays[0], None
 
 
 def _recent(model: Model, source: Any) -> Array:

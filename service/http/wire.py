@@ -9,19 +9,22 @@ another one, `Expect: 100-continue`, a client that does not read), goes to the a
 import asyncio
 import time
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any, ClassVar, NamedTuple
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
-from service.engine.scheduler import Job
+from service.engine.job import Job
 from service.http.body import too_large
 from service.http.front import INFER_ROUTE, Front
 from service.http.infer import CLOSE, Headers, InferCall, Target, failure, match
 from service.http.pictures import ElsewhereError, PictureCall
 
 PREDICT_ROUTE = "/v2/models/{model}/predict"
-REMEMBERED_WAYS = 256
+REMEMBERED = 256
+LONGEST_HEAD = 2048  # bytes that are remembered
 _WAYS: dict[bytes, "Way"] = {}  # what a path means, so that it is not taken apart again
+_HEADS: dict[bytes, "Head"] = {}  # what a whole head says: a client repeats it with every request
 
 
 class Way(NamedTuple):
@@ -30,6 +33,16 @@ class Way(NamedTuple):
     call: type[InferCall] | type[PictureCall]
     target: Target
     route: str
+
+
+class Head(NamedTuple):
+    """An inference request's head, parsed and found in order: its way, its headers, and the length of the body."""
+
+    way: Way
+    url: bytes
+    headers: list[tuple[bytes, bytes]]
+    fields: dict[bytes, bytes]
+    length: int
 
 
 def way_of(path: str) -> Way | None:
@@ -41,6 +54,12 @@ def way_of(path: str) -> Way | None:
     if path.endswith("/predict") and (target := match(path.removesuffix("predict") + "infer")):
         return Way(PictureCall, target, PREDICT_ROUTE)
     return None
+
+
+@lru_cache(REMEMBERED)
+def lines(status: int, *headers: tuple[bytes, bytes]) -> bytes:
+    """The first lines of an answer."""
+    return STATUS_LINE[status] + b"".join([b"%b: %b\r\n" % header for header in headers])
 
 
 class WireProtocol(HttpToolsProtocol):
@@ -57,6 +76,50 @@ class WireProtocol(HttpToolsProtocol):
         self._current: Exchange | None = None  # whose body comes in
         self._latest: Exchange | None = None  # which may wait for its answer, with others in the pipe behind it
         self._last = 0.0  # when the last request began or the last answer ended
+        self._between = True  # nothing of a further request has come
+
+    def data_received(self, data: bytes) -> None:
+        """Some bytes; mostly one whole request, whose head was seen before."""
+        if not self._between:
+            super().data_received(data)
+            return
+        end = data.find(b"\r\n\r\n") + 4
+        head = _HEADS.get(data[:end])
+        if head is not None and len(data) - end == head.length and not self._behind and not self.flow.write_paused:
+            self._last = self.loop.time()
+            self.url, self.headers = head.url, head.headers
+            exchange = self._latest = Exchange(self, head.way, True)
+            self.cycle = exchange  # type: ignore[assignment]  # it passes for a cycle
+            exchange.open(head.fields)
+            exchange.feed(data[end:])
+            exchange.run()
+            return
+        before = self._latest
+        super().data_received(data)
+        if self._latest is not before and self._between and self._current is self._latest:
+            self._remember(data[:end], len(data) - end)
+
+    def _remember(self, text: bytes, length: int) -> None:
+        """Note what the head of a request says that was one piece with its body."""
+        fields = dict(self.headers)
+        way = _WAYS.get(self.url)
+        if way is None or way.call is not InferCall:  # pictures may be the application's, which needs the parser's view
+            return
+        if (
+            fields.get(b"content-length") != b"%d" % length
+            or len(text) > LONGEST_HEAD
+            or b"transfer-encoding" in fields
+        ):
+            return
+        if len(_HEADS) >= REMEMBERED:
+            _HEADS.clear()
+        _HEADS[text] = Head(way, self.url, self.headers, fields, length)
+
+    def on_message_begin(self) -> None:
+        """A request begins. What the application is told of it is only put together if it is to answer."""
+        self._between = False
+        self.url = b""
+        self.headers = []
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """A line of the head."""
@@ -67,8 +130,7 @@ class WireProtocol(HttpToolsProtocol):
         headers = dict(self.headers)
         way = self._way(headers)
         if way is not None:
-            self.scope["method"] = "POST"
-            exchange = Exchange(self, way)
+            exchange = Exchange(self, way, self.parser.should_keep_alive())
             try:
                 exchange.open(headers)
             except ElsewhereError:
@@ -77,13 +139,21 @@ class WireProtocol(HttpToolsProtocol):
                 self._current = self._latest = self.cycle = exchange  # type: ignore[assignment]  # it passes for a cycle
                 return
         self._current = None
-        self.expect_100_continue = headers.get(b"expect", b"").lower() == b"100-continue"
+        self._hand_on()
+
+    def _hand_on(self) -> None:
+        """Let Uvicorn do what it does with a head."""
+        url, headers = self.url, self.headers
+        super().on_message_begin()
+        self.url = url
+        self.headers.extend(headers)  # a list that the scope has as well
+        self.expect_100_continue = dict(headers).get(b"expect", b"").lower() == b"100-continue"
         super().on_headers_complete()
 
     def leave(self, body: bytes) -> None:
         """Give the current request, which is complete, to the application after all."""
         self._current = self.cycle = None  # type: ignore[assignment]  # as before the first request
-        super().on_headers_complete()
+        self._hand_on()
         super().on_body(body)
         super().on_message_complete()
 
@@ -96,6 +166,7 @@ class WireProtocol(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         """The body is there."""
+        self._between = self.parser.should_keep_alive()
         if self._current is None:
             super().on_message_complete()
         else:
@@ -142,6 +213,11 @@ class WireProtocol(HttpToolsProtocol):
         else:
             self._look_later(left)
 
+    @property
+    def _behind(self) -> bool:
+        """Whether another request of this connection is not answered yet."""
+        return self.cycle is not None and not self.cycle.response_complete
+
     def _way(self, headers: Mapping[bytes, bytes]) -> Way | None:
         """What is asked, if it is for the short way."""
         way = _WAYS.get(self.url)
@@ -151,10 +227,9 @@ class WireProtocol(HttpToolsProtocol):
             way = way_of(self.url.decode("latin-1"))
             if way is None:
                 return None
-            if len(_WAYS) < REMEMBERED_WAYS:
+            if len(_WAYS) < REMEMBERED:
                 _WAYS[self.url] = way
-        behind = self.cycle is not None and not self.cycle.response_complete
-        if behind or self.flow.write_paused or b"expect" in headers or self.parser.should_upgrade():
+        if self._behind or self.flow.write_paused or b"expect" in headers or self.parser.should_upgrade():
             return None
         if self.parser.get_method() != b"POST" or self.parser.get_http_version() != "1.1":
             return None
@@ -172,21 +247,21 @@ class Exchange:
     """
 
     __slots__ = (
-        "_call", "_job", "_parts", "_protocol", "_scope", "_size", "_start", "_way", "disconnected", "keep_alive",
+        "_call", "_headers", "_job", "_parts", "_protocol", "_size", "_start", "_way", "disconnected", "keep_alive",
         "response_complete",
     )  # fmt: skip
 
     message_event: ClassVar[asyncio.Event] = asyncio.Event()
     _call: InferCall | PictureCall
 
-    def __init__(self, protocol: WireProtocol, way: Way) -> None:
+    def __init__(self, protocol: WireProtocol, way: Way, keep_alive: bool) -> None:
         self._protocol, self._way = protocol, way
-        self._scope: Any = protocol.scope
+        self._headers = protocol.headers
         self._start = time.perf_counter()
         self._parts: list[bytes] = []
         self._size = 0
         self._job: Job | None = None
-        self.keep_alive: bool = protocol.parser.should_keep_alive()
+        self.keep_alive = keep_alive
         self.disconnected = self.response_complete = False
 
     def open(self, headers: Mapping[bytes, bytes]) -> None:
@@ -197,7 +272,7 @@ class Exchange:
         """
         protocol, way = self._protocol, self._way
         try:
-            protocol.front.authorize(protocol.url.decode("latin-1"), protocol.headers)
+            protocol.front.authorize(protocol.url, protocol.headers)
             self._call = way.call(protocol.front.plane, way.target, headers)
         except ElsewhereError:
             raise
@@ -222,27 +297,24 @@ class Exchange:
         parts = self._parts
         body = parts[0] if len(parts) == 1 else b"".join(parts)
         try:
-            self._job = self._call.start(body)
+            self._job = self._call.start(body, self._finish)
         except ElsewhereError:
             self._protocol.leave(body)
         except Exception as error:
             self._answer(*failure(error, self._way.target))
-        else:
-            self._job.future.add_done_callback(self._finish)
 
     def abandon(self) -> None:
         """The client has left."""
         if not self.response_complete:
             self.disconnected = True
             if self._job is not None:
-                self._job.future.cancel()
+                self._job.cancel()
 
-    def _finish(self, future: "asyncio.Future[Any]") -> None:
-        assert self._job is not None
+    def _finish(self, job: Job) -> None:
         try:
-            headers, body = self._call.finish(self._job)
+            headers, body = self._call.finish(job)
         except asyncio.CancelledError:
-            self._protocol.front.count(self._scope, self._way.route, self._way.target, 499, self._start)
+            self._protocol.front.count(self._headers, self._way.route, self._way.target, 499, self._start)
         except Exception as error:
             self._answer(*failure(error, self._way.target))
         else:
@@ -255,9 +327,9 @@ class Exchange:
             headers.append(CLOSE)
         self.response_complete = True
         if not self.disconnected:
-            head = b"".join([b"%b: %b\r\n" % header for header in headers])
-            protocol.transport.write(b"%bcontent-length: %d\r\n%b\r\n%b" % (STATUS_LINE[status], len(body), head, body))
+            head = lines(status, *headers)
+            protocol.transport.write(b"%bcontent-length: %d\r\n\r\n%b" % (head, len(body), body))
             if not self.keep_alive:
                 protocol.transport.close()
             protocol.on_response_complete()
-        protocol.front.count(self._scope, self._way.route, self._way.target, status, self._start)
+        protocol.front.count(self._headers, self._way.route, self._way.target, status, self._start)

@@ -2,11 +2,12 @@
 
 import time
 from bisect import bisect_left
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import Any
 
-from service.engine.scheduler import Batch, Job
+from service.engine.job import Job
+from service.engine.scheduler import Batch
 from service.metrics.ledger import Ledger
 
 SECONDS = (
@@ -43,6 +44,7 @@ def _layout() -> dict[str, int]:
 LAYOUT = _layout()
 LENGTH = LAYOUT.pop("")
 _BATCHES = LAYOUT["batches"]
+_SUCCESS, _SUCCESS_NS = LAYOUT["success"], LAYOUT["success_ns"]
 _END = dict(pairwise([*LAYOUT.values(), LENGTH]))
 
 
@@ -81,13 +83,13 @@ class Statistics:
         n[line + 1] += batch.gather
         n[line + 2] += batch.infer
         n[line + 3] += batch.scatter
-        self._rows(batch.rows)
-        self._compute((batch.gather + batch.infer + batch.scatter) / 1e9)
-        for job in batch.jobs:
-            waited = job.started - job.arrived
-            n[at["queue"]] += 1
-            n[at["queue_ns"]] += waited
-            self._queue(waited / 1e9)
+        self._rows([batch.rows])
+        self._compute([(batch.gather + batch.infer + batch.scatter) / 1e9])
+        waited = [(job.started - job.arrived) / 1e9 for job in batch.jobs]
+        n[at["queue"]] += requests
+        n[at["queue_ns"]] += round(sum(waited) * 1e9)
+        self._queue(waited)
+        n[at["last_inference_ms"]] = time.time_ns() // 1_000_000
 
     def gauge(self, pending: int, unfinished: int) -> None:
         """Note how many requests wait here, and how many are not answered yet."""
@@ -97,10 +99,9 @@ class Statistics:
     def success(self, job: Job) -> None:
         """Count a request that was answered."""
         n, took = self.numbers, time.perf_counter_ns() - job.arrived
-        n[self._at["success"]] += 1
-        n[self._at["success_ns"]] += took
-        n[self._at["last_inference_ms"]] = time.time_ns() // 1_000_000
-        self._request(took / 1e9)
+        n[_SUCCESS] += 1
+        n[_SUCCESS_NS] += took
+        self._request((took / 1e9,))
 
     def failure(self, reason: str, took: int = 0) -> None:
         """Count a request that was not answered, for one of `REASONS`, after `took` nanoseconds."""
@@ -145,13 +146,14 @@ class Statistics:
             "batch_stats": batches,
         }
 
-    def _histogram(self, name: str) -> Callable[[float], None]:
+    def _histogram(self, name: str) -> Callable[[Sequence[float]], None]:
         bounds, start, numbers = HISTOGRAMS[name], self._at[name], self.numbers
         total = start + len(bounds) + 1
 
-        def observe(value: float) -> None:
-            numbers[start + bisect_left(bounds, value)] += 1
-            numbers[total] += value
+        def observe(values: Sequence[float]) -> None:
+            for value in values:
+                numbers[start + bisect_left(bounds, value)] += 1
+            numbers[total] += sum(values)
 
         return observe
 

@@ -79,7 +79,7 @@ class RequestReader:
         """How many are remembered."""
         return len(self._plans)
 
-    def read(self, body: bytes, header_length: str | None) -> InferRequest:
+    def read(self, body: bytes, header_length: bytes | None) -> InferRequest:
         """Read a request body.
 
         Args:
@@ -180,8 +180,8 @@ def load_json(raw: bytes) -> Any:
         raise BadRequestError(f"failed to parse the request JSON buffer: {error.msg} at {error.pos}") from None
 
 
-def _header_length(text: str, total: int) -> int:
-    if not text.strip().isascii() or not text.strip().isdigit() or len(text) > 19:
+def _header_length(text: bytes, total: int) -> int:
+    if not text.strip().isdigit() or len(text) > 19:
         raise BadRequestError("Unable to parse Inference-Header-Content-Length: it must be a number of bytes")
     length = int(text)
     if length > total:

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from service.engine.job import Job
 from service.engine.scheduler import Batch, Lane, Scheduler
 from service.errors import ServiceError, UnavailableError
 from tests.service.bundles import Array
@@ -152,6 +153,35 @@ def test_who_left_is_not_run() -> None:
             await asyncio.gather(jobs[0].future, jobs[2].future)
         assert [r[0, 0] for r in gate.runs] == [0, 2]
         assert lane.unfinished == 0
+
+    run(test)
+
+
+def test_who_is_called_back_is_called_once_with_what_became_of_it() -> None:
+    async def test() -> None:
+        gate = Gate(closed=True)
+        lane = Lane(gate, run_batch=2, merge=True, max_queue=10)
+        ended: list[Job] = []
+
+        def clumsy(job: Job) -> None:
+            raise RuntimeError("cannot be answered")
+
+        async with scheduler() as s:
+            first = s.submit(lane, rows(0), 1, then=ended.append)
+            await busy(gate)
+            left = s.submit(lane, rows(1), 1, then=ended.append)
+            left.cancel()
+            assert ended == [left]
+            s.submit(lane, rows(2), 1, then=clumsy)
+            beside = s.submit(lane, rows(3), 1, then=ended.append)
+            gate.open.set()
+            await beside.future
+            left.cancel()
+            first.cancel()  # too late
+        assert ended == [left, first, beside]
+        assert [int(job.result()[0][0, 0]) for job in ended[1:]] == [0, 6]
+        with pytest.raises(asyncio.CancelledError):
+            left.result()
 
     run(test)
 

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import socket
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
@@ -12,7 +13,7 @@ import pytest
 
 from tests.service.bundles import Array
 from tests.service.process import Process
-from tests.service.test_infer import INFER, json_input
+from tests.service.test_infer import HEADER, INFER, binary_body, json_input
 
 
 @pytest.fixture(scope="module")
@@ -48,6 +49,37 @@ def answer(stream: BinaryIO) -> tuple[int, dict[str, str], bytes]:
 def check(body: bytes, expected: Array) -> None:
     data = json.loads(body)["outputs"][0]["data"]
     np.testing.assert_allclose(np.reshape(data, expected.shape), expected, atol=1e-6)
+
+
+def test_a_head_that_comes_again_is_a_request_of_its_own(caller: socket.socket, images: Array, expected: Array) -> None:
+    def text(i: int, *lines: str) -> tuple[bytes, bytes]:
+        body, headers = binary_body(images[i : i + 1])
+        head = [f"POST {INFER} HTTP/1.1", "Host: x", f"Content-Length: {len(body)}", f"{HEADER}: {headers[HEADER]}"]
+        return "\r\n".join([*head, *lines]).encode() + b"\r\n\r\n", body
+
+    def ask(*requests: tuple[int, bytes, bytes]) -> None:
+        caller.sendall(b"".join(head + body for _, head, body in requests))
+        for i, _, _ in requests:
+            status, _, body = answer(stream)
+            assert status == 200, body
+            check(body, expected[i : i + 1])
+
+    assert len({text(i)[0] for i in range(5)}) == 1
+    with caller.makefile("rb") as stream:
+        for i in range(3):
+            ask((i, *text(i)))
+        ask(*((i, *text(i)) for i in (3, 1, 4)))  # in one piece
+        head, body = text(2)
+        caller.sendall(head)
+        time.sleep(0.05)  # in two
+        ask((2, b"", body))
+        caller.sendall(b"GET /v2 HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert answer(stream)[0] == 200
+        ask((0, *text(0)))
+        caller.sendall(head + body[:-1] + b"\r")  # the header says that it is whole
+        assert answer(stream)[0] == 200
+        ask((1, *text(1, "Connection: close")))
+        assert stream.read() == b""
 
 
 def test_pipelined_requests_are_answered_in_their_order(caller: socket.socket, images: Array, expected: Array) -> None:
