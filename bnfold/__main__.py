@@ -11,7 +11,8 @@ import numpy as np
 
 from bnfold.errors import InputError, VerificationError
 from bnfold.files import load, save, write
-from bnfold.pipeline import fold
+from bnfold.mapped import load_mapped
+from bnfold.pipeline import Folded, fold
 from bnfold.table import render, render_certificate
 from bnfold.target import TARGETS
 from bnfold.verify import TOLERANCE, Certificate, verify
@@ -74,7 +75,7 @@ def _verification_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _fold(chosen: argparse.Namespace) -> None:
-    folded = fold(load(chosen.source), target=chosen.target)  # the source is not kept: it may be large
+    folded = _folded(chosen)
     if chosen.verify:
         _demand(verify(load(chosen.source), folded.model, _inputs(chosen.inputs), tolerance=chosen.tolerance))
     save(folded.model, chosen.result)
@@ -92,7 +93,12 @@ def _verify(chosen: argparse.Namespace) -> None:
 
 
 def _inspect(chosen: argparse.Namespace) -> None:
-    print(render(fold(load(chosen.source), target=chosen.target).report))
+    print(render(_folded(chosen).report))
+
+
+def _folded(chosen: argparse.Namespace) -> Folded:
+    source = load_mapped(chosen.source)
+    return fold(source.model, target=chosen.target, weights=source.weights)
 
 
 def _demand(certificate: Certificate) -> None:

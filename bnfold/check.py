@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Container
 
 import onnx
 import onnx_ir as ir
@@ -39,9 +40,16 @@ def graph_fault(model: onnx.ModelProto, *, full: bool) -> str:
     return ""
 
 
-def weights_fault(model: onnx.ModelProto) -> str:
-    """What is wrong with the data of an initializer, in one line; empty if all have what type and shape ask for."""
+def weights_fault(model: onnx.ModelProto, elsewhere: Container[str] = ()) -> str:
+    """What is wrong with the data of an initializer, in one line; empty if all have what type and shape ask for.
+
+    Args:
+        model: with its weights inside.
+        elsewhere: names of initializers whose data are not, and are not looked at.
+    """
     for tensor in model.graph.initializer:
+        if tensor.name in elsewhere:
+            continue
         if tensor.data_location == TensorProto.EXTERNAL:
             return f"the data of initializer {tensor.name} are in another file, which was not loaded"
         if not tensor.HasField("raw_data"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import onnx
@@ -40,7 +41,9 @@ class Folded:
     report: Report
 
 
-def fold(model: onnx.ModelProto, *, target: str = "ort-cpu") -> Folded:
+def fold(
+    model: onnx.ModelProto, *, target: str = "ort-cpu", weights: Mapping[str, ir.TensorProtocol] | None = None
+) -> Folded:
     """Folds every affine of a model exactly into the weights around it.
 
     BatchNormalization at inference time, and every other constant Mul, Add, Sub and Div, is taken into a Conv,
@@ -52,6 +55,7 @@ def fold(model: onnx.ModelProto, *, target: str = "ort-cpu") -> Folded:
         target: what to prefer among exact forms, one of `bnfold.TARGETS`. One that saves arithmetic besides
             (`ort-cpu-winograd`) computes the same function, but not the same tensors in between: layers lose their
             taps, and the report says which. A probe is made of a model that was folded for another target.
+        weights: values of the initializers that the model names without their data (`bnfold.mapped`).
 
     Returns:
         The folded model, with the names of inputs, outputs and metadata of the given one, and the report. onnx's
@@ -62,7 +66,7 @@ def fold(model: onnx.ModelProto, *, target: str = "ort-cpu") -> Folded:
         VerificationError: the folded model would not be valid, which is a mistake of the compiler.
     """
     preferred = target_named(target)
-    graph = _checked(model)
+    graph = _checked(model, weights or {})
     declared = {value.name: (value.shape, value.type) for value in graph.graph.outputs}
     described = {info.name for info in model.graph.value_info}
     ctx = Context(preferred, Names(graph))
@@ -100,21 +104,24 @@ def pipeline(ctx: Context) -> ir.passes.Sequential:
     )
 
 
-def _checked(model: onnx.ModelProto) -> ir.Model:
+def _checked(model: onnx.ModelProto, weights: Mapping[str, ir.TensorProtocol]) -> ir.Model:
     """A model as a graph to rewrite; `InputError` if it is not valid or too old."""
     opset = max((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), default=0)
     if opset < OLDEST_OPSET:
         raise InputError(
             f"the model uses opset {opset}; {OLDEST_OPSET} or newer is needed (onnx.version_converter raises it)"
         )
-    wrong = weights_fault(model) or graph_fault(model, full=False)
+    wrong = weights_fault(model, weights) or graph_fault(model, full=False)
     if wrong:
         raise InputError(f"not a valid ONNX model: {wrong}")
     try:
-        return ir.from_proto(model)
+        graph = ir.from_proto(model)
     except Exception as error:
         cause = error.__cause__ or error
         raise InputError(f"not a valid ONNX model: {str(cause).splitlines()[0]}") from error
+    for name, tensor in weights.items():
+        graph.graph.initializers[name].const_value = tensor
+    return graph
 
 
 def _demand_valid(folded: onnx.ModelProto, given: onnx.ModelProto, notes: list[str]) -> None:

@@ -33,10 +33,10 @@ def wire(model: onnx.ModelProto) -> Iterator[bytes]:
     before, after = _around(model, GRAPH)
     nodes, rest = _around(model.graph, INITIALIZER)
     sizes = [_tensor_size(tensor) for tensor in model.graph.initializer]
-    keys = [_key(INITIALIZER, size) for size in sizes]
+    keys = [field_key(INITIALIZER, size) for size in sizes]
     yield before
     if model.HasField("graph"):
-        yield _key(GRAPH, len(nodes) + sum(sizes) + sum(map(len, keys)) + len(rest)) + nodes
+        yield field_key(GRAPH, len(nodes) + sum(sizes) + sum(map(len, keys)) + len(rest)) + nodes
         for key, tensor in zip(keys, model.graph.initializer, strict=True):
             yield key
             yield from _tensor(tensor)
@@ -55,7 +55,7 @@ def _tensor(tensor: onnx.TensorProto) -> Iterator[bytes]:
     yield before
     if tensor.HasField("raw_data"):
         data = tensor.raw_data
-        yield _key(RAW_DATA, len(data))
+        yield field_key(RAW_DATA, len(data))
         yield data
     yield after
 
@@ -73,9 +73,10 @@ def _around(message: MessageT, field: int) -> tuple[bytes, bytes]:
 
 def _fields(message: MessageT, keep: Callable[[int], bool]) -> MessageT:
     copy = type(message)()
-    for field, value in message.ListFields():
-        if not keep(field.number):
+    for field in message.DESCRIPTOR.fields:  # And not `ListFields`, which copies the data of a tensor to list them.
+        if not keep(field.number) or not (field.is_repeated or message.HasField(field.name)):
             continue
+        value = getattr(message, field.name)
         if hasattr(value, "MergeFrom"):  # A message, or repeated ones.
             getattr(copy, field.name).MergeFrom(value)
         else:
@@ -83,7 +84,7 @@ def _fields(message: MessageT, keep: Callable[[int], bool]) -> MessageT:
     return copy
 
 
-def _key(field: int, size: int) -> bytes:
+def field_key(field: int, size: int) -> bytes:
     """The key of a field that holds a message, or bytes, of this size."""
     return _varint(field << 3 | 2) + _varint(size)
 

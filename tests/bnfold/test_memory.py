@@ -1,4 +1,4 @@
-"""A large model folds without three copies of it."""
+"""A model folds without three copies of it, a large one and a small one."""
 
 import subprocess
 import sys
@@ -63,3 +63,16 @@ def test_a_large_model_folds_without_three_copies(tmp_path: Path) -> None:
     assert grown < 3 * size
     assert [node.op_type for node in folded.graph.node[:3]] == ["Gemm", "Relu", "Gemm"]
     assert sum(node.op_type == "BatchNormalization" for node in folded.graph.node) == 1
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not STATUS.exists(), reason="the kernel keeps no account of the peak here")
+@pytest.mark.parametrize("target", ["ort-cpu", "ort-cpu-winograd"])
+def test_a_small_model_that_is_almost_one_matrix_folds_without_three_copies(target: str) -> None:
+    """The reference network: 95 % of its 1.7 MB are one matrix, and the objects of its graph count as well."""
+    from scripts.evaluation.cost import cost
+
+    found = cost(onnx.load(Path(__file__).parents[2] / "models" / "kmnist" / "1" / "reference.onnx"), target)
+
+    assert found.memory is not None
+    assert found.memory < 3
