@@ -59,13 +59,15 @@ def open_session(path: Path, provider: str, settings: Settings) -> tuple[Any, st
     options.inter_op_num_threads = 1
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.add_session_config_entry("session.inter_op.allow_spinning", "0")
-    options.enable_mem_pattern = False  # patterns are kept for every batch size: memory that only grows
     options.log_severity_level = 3
     providers: list[Any] = [CPU]
     if provider == CUDA:
         providers = [(CUDA, provider_options(settings)), CPU]
     try:
         session = ort.InferenceSession(path, options, providers=providers)
+        if not has_few_shapes(session):  # a plan of the memory is kept for each that comes: it would only grow
+            options.enable_mem_pattern = False
+            session = ort.InferenceSession(path, options, providers=providers)
     except Exception as error:  # ONNX Runtime's exceptions share no base class
         if provider == CUDA and settings.provider == "cuda":
             raise StartupError(f"provider cuda was asked for and does not work: {_first_line(error)}") from error
@@ -93,6 +95,16 @@ def _check_nodes(path: Path, providers: list[Any], signature: Signature, setting
         raise StartupError(f"provider cuda was asked for, but {', '.join(elsewhere)} of {path} run elsewhere")
     if elsewhere:
         log.warning("%s: %s do not run on the card", path, ", ".join(elsewhere))
+
+
+def has_few_shapes(session: Any) -> bool:
+    """Whether nothing but the batch varies, which runs in slices of a bounded size: then so is the number of shapes."""
+    inputs, outputs = (
+        [[isinstance(size, int) and size >= 0 for size in argument.shape] for argument in arguments]
+        for arguments in (session.get_inputs(), session.get_outputs())
+    )
+    batched = all(known and not known[0] for known in inputs + outputs)
+    return all(all(known[1:] if batched else known) for known in inputs)
 
 
 def read_signature(session: Any, model: str, max_batch_size: int) -> Signature:
