@@ -6,15 +6,19 @@ The source is a folder of pictures, an .npz or .npy file with the array `images`
 `image` (the bytes of picture files). The answers are those of `POST /predict`, so every picture is prepared as the
 server prepares it. They are written in parts, each complete or not there at all; at the end all parts become one
 table, `scores.csv` or `scores.parquet`. Taken up again, it asks for what is missing and for nothing else.
+
+With --ray the pictures are read and sent by the machines of a Ray cluster, which all have the source at the same place.
 """
 
 import argparse
 import sys
+from functools import partial
 from pathlib import Path
 
 from scripts.scoring.ask import ServerError, Target
+from scripts.scoring.cluster import ask_from_cluster
 from scripts.scoring.parts import Parts, PartsError
-from scripts.scoring.run import score
+from scripts.scoring.run import ask_here, score
 from scripts.scoring.sources import SourceError, open_source
 
 
@@ -30,6 +34,7 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument("--part", type=int, default=1024, metavar="N", help="pictures in one part (default: 1024)")
     command.add_argument("--batch", type=int, default=32, metavar="N", help="pictures in one request (default: 32)")
     command.add_argument("--connections", type=int, default=4, metavar="N", help="requests at a time (default: 4)")
+    command.add_argument("--ray", action="store_true", help="ask from the machines of a Ray cluster")
     return command
 
 
@@ -46,7 +51,11 @@ def main(arguments: list[str] | None = None) -> int:
         source = open_source(options.source)
         target = Target(options.server, options.model, options.version)
         parts = Parts(options.out, source, target.identity(), options.part)
-        score(source, parts, target, options.batch, options.connections)
+        if options.ray:
+            answer = partial(ask_from_cluster, options.source, target, options.batch, options.connections)
+        else:
+            answer = partial(ask_here, source, target, options.batch, options.connections)
+        score(parts, len(source), answer)
         table = parts.join(options.format)
     except (SourceError, PartsError) as error:
         print(f"score: {error}", file=sys.stderr)

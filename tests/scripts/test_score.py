@@ -22,6 +22,13 @@ from scripts.score import main
 from tests.support import ROOT, fetch, png, served_bundle, serving
 
 Images = NDArray[np.uint8]
+RAY = pytest.param(
+    ["--ray"],
+    marks=[
+        pytest.mark.slow,
+        pytest.mark.skipif(not os.environ.get("FOLDSERVE_TEST_RAY"), reason="FOLDSERVE_TEST_RAY is not set"),
+    ],
+)
 
 
 @pytest.fixture(scope="module")
@@ -94,8 +101,9 @@ def test_parquet_in_and_out(server: str, images: tuple[Images, list[int]], tmp_p
     assert [len(row["probabilities"]) for row in found] == [10] * 20
 
 
+@pytest.mark.parametrize("more", [[], RAY], ids=["here", "ray"])
 def test_a_killed_run_goes_on_where_it_was_without_a_row_twice(
-    server: str, images: tuple[Images, list[int]], tmp_path: Path
+    server: str, images: tuple[Images, list[int]], tmp_path: Path, more: list[str]
 ) -> None:
     many = np.tile(images[0], (8, 1, 1, 1))
     np.savez(tmp_path / "images.npz", images=many)
@@ -110,9 +118,9 @@ def test_a_killed_run_goes_on_where_it_was_without_a_row_twice(
         "--server",
         server,
     ]
-    command += ["--part", "10", "--batch", "5", "--connections", "1"]
+    command += ["--part", "10", "--batch", "5", "--connections", "1", *more]
     killed = 0
-    for _ in range(3):
+    for _ in range(1 if more else 3):
         before = len(list(out.glob("part-*.jsonl")))
         process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
         while process.poll() is None and len(list(out.glob("part-*.jsonl"))) < before + 3:
@@ -183,7 +191,16 @@ def test_the_ten_thousand_test_pictures_get_the_servers_classes(server: str, kmn
     name = session.get_inputs()[0].name
     (scores,) = session.run(None, {name: images.reshape(-1, 28, 28, 1)})
 
-    assert main([str(tmp_path / "images.npy"), "--out", str(tmp_path / "out"), "--server", server]) == 0
+    out = tmp_path / "out"
+    arguments = [str(tmp_path / "images.npy"), "--out", str(out), "--server", server]
+    begun = subprocess.Popen([sys.executable, "-m", "scripts.score", *arguments], cwd=ROOT, stderr=subprocess.DEVNULL)
+    while begun.poll() is None and len(list(out.glob("part-*.jsonl"))) < 3:
+        time.sleep(0.005)
+    begun.kill()
+    assert begun.wait() == -signal.SIGKILL
 
-    assert [int(row["class"]) for row in rows(tmp_path / "out")] == scores.argmax(axis=1).tolist()
-    assert len(scores) == 10_000
+    assert main(arguments) == 0
+
+    found = rows(out)
+    assert [row["name"] for row in found] == [str(index) for index in range(10_000)]
+    assert [int(row["class"]) for row in found] == scores.argmax(axis=1).tolist()
