@@ -2,20 +2,18 @@
 
 import http.client
 import json
-import multiprocessing
 import os
 import statistics
 import sys
 import time
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 
 from scripts.benchmarking import requests
-from scripts.benchmarking.load import Figures, Load, drive
+from scripts.benchmarking.load import Figures, Load, drive, one_process
 from scripts.benchmarking.models import Model, session
 from scripts.benchmarking.process import Server, ServerError, machine_cpu, service
 
@@ -134,7 +132,7 @@ class Contest:
         self.model = model
         self.contestants = contestants
         self.cells: list[Cell] = []
-        self._pool = ProcessPoolExecutor(1, multiprocessing.get_context("spawn"))
+        self._pool = one_process()
         self._requests: dict[tuple[str, str], tuple[bytes, ...]] = {}
 
     def prepare(self, works: Sequence[str]) -> None:

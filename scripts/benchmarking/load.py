@@ -216,7 +216,12 @@ def drive(load: Load) -> Figures:
     return generator.figures(time.process_time() - cpu)
 
 
+def one_process() -> ProcessPoolExecutor:
+    """A process that does nothing else; it is there until the end of the `with`."""
+    return ProcessPoolExecutor(1, multiprocessing.get_context("spawn"))
+
+
 def in_own_process(loads: Sequence[Load]) -> list[Figures]:
     """Send loads one after the other, from a process that does nothing else."""
-    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+    with one_process() as pool:
         return list(pool.map(drive, loads))

@@ -9,6 +9,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -25,6 +26,24 @@ def free_port() -> int:
         listener.bind(("127.0.0.1", 0))
         port: int = listener.getsockname()[1]
         return port
+
+
+@dataclass(frozen=True)
+class Memory:
+    """MiB of several processes together.
+
+    Attributes:
+        rss: resident now; pages that are shared count for everyone.
+        pss: the same, each page divided by those who share it.
+        peak: the most that each had resident, ever.
+    """
+
+    rss: float
+    pss: float
+    peak: float
+
+    def __str__(self) -> str:
+        return f"RSS {self.rss:.1f}, PSS {self.pss:.1f}, peak {self.peak:.1f} MiB"
 
 
 class Server:
@@ -96,6 +115,11 @@ class Server:
         page = os.sysconf("SC_PAGE_SIZE")
         return sum(int(fields[21]) for pid in self.tree() if (fields := _stat(pid))) * page / 2**20
 
+    def memory(self) -> "Memory":
+        """What the tree has in memory."""
+        processes = [_memory(pid) for pid in self.tree()]
+        return Memory(*(sum(values) / 1024 for values in zip(*processes, strict=True)))
+
     def cpu(self) -> float:
         """Seconds of processor time of the tree, with what has ended in it."""
         taken = (sum(map(int, fields[11:15])) for pid in self.tree() if (fields := _stat(pid)))
@@ -133,6 +157,21 @@ def _stat(pid: int) -> list[str] | None:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:
         return None
+
+
+def _memory(pid: int) -> tuple[int, int, int]:
+    """KiB that a process has resident, its share of them, and the most it ever had; zeros if it has ended."""
+    found = {"VmRSS": 0, "Pss": 0, "VmHWM": 0}
+    for name in ("status", "smaps_rollup"):
+        try:
+            text = Path(f"/proc/{pid}/{name}").read_text()
+        except OSError:
+            continue
+        for line in text.splitlines():
+            field, _, value = line.partition(":")
+            if field in found:
+                found[field] = int(value.split()[0])
+    return found["VmRSS"], found["Pss"], found["VmHWM"]
 
 
 def machine_cpu() -> float:

@@ -325,6 +325,19 @@ def test_rest_is_measured(bundle: Path, capsys: pytest.CaptureFixture[str]) -> N
     assert re.search(r"rest: 1 starts, ready after \d.* of a core and \d+ MiB", capsys.readouterr().out)
 
 
+@pytest.mark.slow
+def test_a_short_soak_keeps_its_memory(bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    stress.main([str(bundle), "soak", "--requests", "400", "--server=--workers=2"])  # too few for a verdict
+
+    found = re.search(
+        r"refused 0, broken 0; .*RSS ([\d.]+), PSS ([\d.]+), peak ([\d.]+) MiB after [\d,]+, RSS",
+        capsys.readouterr().out,
+    )
+    assert found
+    rss, pss, peak = map(float, found.groups())
+    assert 0 < pss <= rss <= peak
+
+
 def test_wrong_arguments(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for main, words in ((benchmark.main, [str(tmp_path)]), (stress.main, [str(tmp_path)])):
         with pytest.raises(SystemExit):
