@@ -185,18 +185,20 @@ class Scheduler:
         """
         if lane.full:
             raise overloaded()
-        loop = asyncio.get_running_loop()
         job = Job(arrays, rows, then)
-        if timeout:
-            job.timer = loop.call_later(timeout, job.expire)
         lane.unfinished += 1
         lane.jobs.append(job)
-        if lane.inline and not self._handed and rows * lane.row_ns <= self._short:
-            if not lane.due:
-                lane.due = True
-                loop.call_soon(self._turn, lane, loop)
-        else:
+        inline = lane.inline and not self._handed and rows * lane.row_ns <= self._short
+        if inline and lane.due and not timeout:
+            return job  # it goes with those that came before it in this turn of the event loop
+        loop = asyncio.get_running_loop()
+        if timeout:
+            job.timer = loop.call_later(timeout, job.expire)
+        if not inline:
             self._hand_over(lane, loop)
+        elif not lane.due:
+            lane.due = True
+            loop.call_soon(self._turn, lane, loop)
         return job
 
     def close(self) -> None:
