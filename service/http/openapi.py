@@ -129,12 +129,19 @@ def describe(app: FastAPI) -> None:
             for path, operations in document["paths"].items():
                 for method, operation in operations.items():
                     operation["responses"].pop("422", None)  # every error is `{"error": …}`, never FastAPI's 422
+                    _drop_options(operation)
                     if method == "post":
                         _complete(path, operation)
             app.openapi_schema = document
         return app.openapi_schema
 
     app.openapi = openapi  # type: ignore[method-assign]  # FastAPI's documented way to extend the document
+
+
+def _drop_options(operation: dict[str, Any]) -> None:
+    """FastAPI takes what a path lacks for an option: `version` of a route that also stands without one."""
+    if parameters := operation.get("parameters"):
+        operation["parameters"] = [p for p in parameters if p["in"] == "path" or p["name"] not in ("model", "version")]
 
 
 def _complete(path: str, operation: dict[str, Any]) -> None:

@@ -94,10 +94,7 @@ def _operations(paths: dict[str, Any]) -> Iterator[tuple[str, str, dict[str, Any
 def _details(rest: str, operation: dict[str, Any]) -> str:
     """What there is to say of a request beyond its line in the table; empty if there is nothing."""
     parts = [_line(rest)] if rest else []
-    # FastAPI takes what a path lacks for an option: `version` of a route that also stands without one.
-    options = [
-        o for o in operation.get("parameters", ()) if o["in"] != "path" and o["name"] not in ("model", "version")
-    ]
+    options = [option for option in operation.get("parameters", ()) if option["in"] != "path"]
     if options:
         rows = (f"| `{o['name']}` | {o['in']} | {_values(o['schema'])} | {_line(o['description'])} |" for o in options)
         parts.append("| parameter | in | value; default | what |\n|---|---|---|---|\n" + "\n".join(rows))
