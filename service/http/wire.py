@@ -1,9 +1,10 @@
 """Inference straight from the socket: Uvicorn's HTTP protocol with a shorter way for what is asked most.
 
 Uvicorn gives every request a task, two queues of messages and a validation of each header, for applications of which
-it knows nothing. Measured on small requests, that is half of what an answer costs. Here the parser's callbacks drive an
-`InferCall`, and the answer is one write. Everything else, and whatever is unusual about a request (pipelined behind
-another one, `Expect: 100-continue`, a client that does not read), goes to the application through ASGI as ever.
+it knows nothing. Measured on small requests, that is half of what an answer costs. Here the parser's callbacks drive
+an `InferCall`, and the answer is one write. A head that comes again, byte by byte, is not even parsed. Everything
+else, and whatever is unusual about a request (pipelined behind another one, `Expect: 100-continue`, a client that
+does not read), goes to the application through ASGI as ever.
 """
 
 import asyncio
@@ -105,15 +106,11 @@ class WireProtocol(HttpToolsProtocol):
         way = _WAYS.get(self.url)
         if way is None or way.call is not InferCall:  # pictures may be the application's, which needs the parser's view
             return
-        if (
-            fields.get(b"content-length") != b"%d" % length
-            or len(text) > LONGEST_HEAD
-            or b"transfer-encoding" in fields
-        ):
-            return
-        if len(_HEADS) >= REMEMBERED:
-            _HEADS.clear()
-        _HEADS[text] = Head(way, self.url, self.headers, fields, length)
+        whole = fields.get(b"content-length") == b"%d" % length and b"transfer-encoding" not in fields
+        if whole and len(text) <= LONGEST_HEAD:
+            if len(_HEADS) >= REMEMBERED:
+                _HEADS.clear()
+            _HEADS[text] = Head(way, self.url, self.headers, fields, length)
 
     def on_message_begin(self) -> None:
         """A request begins. What the application is told of it is only put together if it is to answer."""
