@@ -7,6 +7,7 @@ at the same place on every machine. `deploy/ray/environment` says what the machi
 """
 
 import asyncio
+import contextlib
 import logging
 import os
 from collections.abc import Awaitable, Callable
@@ -69,6 +70,12 @@ class Foldserve:
         self._plane = DataPlane(Settings(), self._member.ledger, self._member.journal, self._member.sums)
         self._plane.control = SharedControl(self._member, self._let_all_follow)
         return Whole(Fresh(create_app(plane=self._plane), self._gather, self._member.exchange))
+
+    async def __del__(self) -> None:
+        """For Serve, before a replica that is no longer needed ends: what it has counted is not to end with it."""
+        self._following.cancel()
+        with contextlib.suppress(Exception):  # whatever Ray raises; there may be nobody left to tell
+            await self._member.exchange()
 
     def check_health(self) -> None:
         """For Serve, which replaces a replica that fails this.
