@@ -32,8 +32,8 @@ class Target:
 # convolution, but leaves an Add outside, between two reorders. Every choice is timed again, ort-cpu beside fewest-ops,
 # by `python scripts/evaluate_fold.py speed NAME`: bare_shift and clamp with "densenet" and "bn as output", ones_channel
 # with "conv relu bn same conv", duplicate with "conv output read twice"; least_saving by `python
-# scripts/benchmark_fold.py --batches 1`: a quarter of a million take some 5 µs, and so do the operators that save them.
-# The figures are in docs/folding.md.
+# scripts/benchmark_fold.py`: a quarter of a million take some 5 µs an example, a crop's one operator as long a run, and
+# the fifteen of Winograd's form 15 µs a run: it pays from a few examples on. The figures are in docs/folding.md.
 TARGETS = {
     target.name: target
     for target in (
