@@ -2,6 +2,7 @@
 
     python scripts/train.py --recipe seed --data-dir KMNIST_FOLDER
     python scripts/train.py --recipe quick --name digits
+    python scripts/train.py --recipe quick --dataset folder --data-dir PICTURES --name mine
 
 A run is a folder: config.json, history.csv, curves.png, confusion.png, classes.csv, results.json, model.keras. A run
 that was broken off goes on where it ended when it is called again; Ctrl-C keeps the best network so far. With --name
@@ -58,7 +59,11 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--recipe", choices=sorted(RECIPES), default="seed", help="preset to start from")
     parser.add_argument("--config", type=Path, help="JSON or TOML file with settings (a run's config.json, too)")
-    parser.add_argument("--data-dir", type=Path, help="folder with KMNIST's idx .gz files; default: download")
+    parser.add_argument(
+        "--data-dir",
+        type=Path,
+        help="folder with KMNIST's idx .gz files (default: download), or with one subfolder of pictures for each class",
+    )
     parser.add_argument("--out", type=Path, help="the run's folder (default: runs/<dataset>-<recipe>)")
     parser.add_argument("--name", help="export the trained network under this name")
     parser.add_argument("--models", type=Path, default=Path("models"), help="model repository for --name")

@@ -40,7 +40,6 @@ class Distillation(BaseModel):
     )
     mixup: float = Field(0.0, ge=0, le=1, description="share of the teacher's pictures blended with another one")
     copies: int = Field(10, ge=1, description="augmented copies of the training set that the teacher answers")
-    copies_mixup: float = Field(0.0, ge=0, le=1, description="share of the copies' pictures blended with another one")
     temperature: float = Field(2.0, gt=0, description="softens the teacher's and the student's answers alike")
     weight: float = Field(0.8, ge=0, le=1, description="share of the teacher's answers in the loss")
 
@@ -50,7 +49,9 @@ class TrainConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    dataset: Literal["kmnist", "digits"] = "kmnist"
+    dataset: Literal["kmnist", "digits", "folder"] = Field(
+        "kmnist", description="`folder`: your own pictures, one subfolder of --data-dir for each class"
+    )
     seed: int = Field(7, ge=0, description="seed of the weights, the order and the augmentation")
     batch_size: int = Field(250, ge=1)
     epochs: int = Field(25, ge=1)
@@ -104,15 +105,14 @@ RECIPES: dict[str, dict[str, Any]] = {
         "schedule": "cosine",
         "warmup": 0.03,
         "weight_decay": 0.01,
-        "epochs": 96,
-        "dropout": 0.1,
+        "epochs": 160,
         "average": 0.999,
         "reestimate": 400,
         "fused_training": True,
         "validation_split": 0.05,
         "augmentation": _STYLE.model_dump(),
         "distillation": Distillation(
-            epochs=18, precision="mixed_bfloat16", mixup=0.6, copies=12, copies_mixup=0.25, weight=0.9
+            epochs=18, precision="mixed_bfloat16", mixup=0.6, copies=20, temperature=4.0, weight=1.0
         ).model_dump(),
     },
 }

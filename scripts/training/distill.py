@@ -8,7 +8,7 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
-from scripts.training.augment import augment, blend
+from scripts.training.augment import augment
 from scripts.training.config import TrainConfig
 
 
@@ -17,8 +17,7 @@ class Answers(NamedTuple):
 
     Attributes:
         images: uint8 [copies, n, height, width, 1].
-        targets: float16 [copies, n, 2·classes]: the label as one-hot (blended as its picture), then the teacher's
-            probabilities.
+        targets: float16 [copies, n, 2·classes]: the label as one-hot, then the teacher's probabilities.
     """
 
     images: NDArray[np.uint8]
@@ -38,8 +37,7 @@ def answers(
 
     @tf.function  # type: ignore[untyped-decorator]
     def ask(batch: Any, label: Any) -> Any:
-        changed, label = blend(augment(tf.cast(batch, tf.float32), config.augmentation), label, recipe.copies_mixup)
-        changed = tf.round(changed)
+        changed = tf.round(augment(tf.cast(batch, tf.float32), config.augmentation))
         return tf.cast(changed, tf.uint8), tf.concat([label, teacher(changed, training=False)], -1)
 
     for copy in range(copies):

@@ -1,13 +1,16 @@
 """A folder of pictures is a data set: the same one everywhere, with the pixels that a server shows a network."""
 
+import json
 from pathlib import Path
 
+import keras
 import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
 from scripts.datasets import load
 from scripts.datasets.download import DatasetError
+from scripts.train import main
 from service.images import Layout, decode
 
 
@@ -102,3 +105,13 @@ def test_more_than_eight_bits_are_refused(tmp_path):
     Image.fromarray(np.full((20, 20), 40_000, np.uint16)).save(folder / "dog" / "deep.png")
     with pytest.raises(DatasetError, match=r"deep.png: .*more than 8 bits"):
         load("folder", folder)
+
+
+def test_the_reference_network_is_trained_on_a_folder_by_one_command(tmp_path, capsys):
+    run, pets = tmp_path / "run", fill(tmp_path / "pets", count=10)
+    command = ["--recipe", "quick", "--epochs", "1", "--dataset", "folder", "--out", str(run)]
+    assert main([*command, "--data-dir", str(pets)]) == 0
+    assert keras.models.load_model(run / "model.keras", compile=False).input_shape == (None, 20, 20, 3)
+    assert json.loads((run / "config.json").read_text())["dataset"] == "folder"
+    assert main([*command[:-1], str(tmp_path / "other")]) == 2
+    assert "--data-dir is needed" in capsys.readouterr().err
