@@ -35,10 +35,12 @@ RUN mkdir /usr/share/sbom \
       --output-file /usr/share/sbom/foldserve.cdx.json .venv/bin/python
 COPY bundle bundle
 COPY drift drift
+COPY pictures pictures
 COPY service service
 COPY models models
 # Whatever the modes in the checkout: readable by the server's user, writable by nobody but root.
-RUN .venv/bin/python -m compileall -q bundle drift service && chmod -R u=rwX,go=rX bundle drift service models
+RUN .venv/bin/python -m compileall -q bundle drift pictures service \
+ && chmod -R u=rwX,go=rX bundle drift pictures service models
 
 FROM ${PYTHON_IMAGE}
 ENV PATH=/app/.venv/bin:$PATH \
@@ -53,6 +55,7 @@ COPY --from=build /app/.venv .venv
 COPY --from=build /usr/share/sbom /usr/share/sbom
 COPY --from=build /app/bundle bundle
 COPY --from=build /app/drift drift
+COPY --from=build /app/pictures pictures
 COPY --from=build /app/service service
 COPY --from=build /app/models models
 # A number, so that an orchestrator can see that it is not root.

@@ -1,32 +1,16 @@
-"""Pictures as people send them, to the array that the model takes."""
+"""Pictures that came with a request: which models take them, and what is answered if one is none."""
 
 import base64
 import io
-from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 
-from service.character import Polarity, frame
+import pictures
+from pictures import Framing, Layout, Polarity, layout_of
 from service.errors import BadRequestError, TooLargeError, UnsupportedMediaError
 from service.protocol.signature import Signature
 from service.protocol.tensors import Array
-
-# Our own limit is checked before a picture is decoded; Pillow's is global to the process and only warns at first.
-Image.MAX_IMAGE_PIXELS = None
-FORMATS = ("PNG", "JPEG", "WEBP", "BMP")
-Framing = Literal["auto", "keep"]
-
-
-@dataclass(frozen=True, slots=True)
-class Layout:
-    """How the model's input holds a picture: its size, its channels and where they stand."""
-
-    height: int
-    width: int
-    channels: int
-    channels_last: bool
 
 
 def image_layout(signature: Signature) -> Layout:
@@ -36,12 +20,10 @@ def image_layout(signature: Signature) -> Layout:
         BadRequestError: the model does not take one uint8 picture a row.
     """
     tensor = signature.inputs[0]
-    shape = tensor.shape
-    if len(signature.inputs) == 1 and signature.batched and len(shape) == 4 and tensor.datatype.name == "UINT8":
-        if shape[3] in (1, 3) and min(shape[1:3]) > 0:
-            return Layout(shape[1], shape[2], shape[3], channels_last=True)
-        if shape[1] in (1, 3) and min(shape[2:4]) > 0:
-            return Layout(shape[2], shape[3], shape[1], channels_last=False)
+    if len(signature.inputs) == 1 and signature.batched and tensor.datatype.name == "UINT8":
+        layout = layout_of(tensor.shape[1:])
+        if layout is not None:
+            return layout
     raise BadRequestError(
         f"model '{signature.model}' does not take pictures (one UINT8 input of shape [batch,height,width,1 or 3]); "
         f"send tensors to /v2/models/{signature.model}/infer"
@@ -51,55 +33,21 @@ def image_layout(signature: Signature) -> Layout:
 def decode(
     data: bytes, layout: Layout, max_pixels: int, polarity: Polarity = "auto", framing: Framing = "auto"
 ) -> tuple[Array, bool]:
-    """Decode, turn upright, flatten alpha, convert to the model's size and channels.
-
-    A model of one channel expects one light character on dark ground, as KMNIST has them. A picture of the model's own
-    size goes in as it is, only inverted if its border is light. In one of another size the character is looked for
-    (`service.character.frame`). What a model of colours gets, or any model with the framing `keep`, is padded with its
-    ground to the model's proportions, never stretched.
-
-    Args:
-        data: the file.
-        layout: of the model's input.
-        max_pixels: width times height above which nothing is decoded.
-        polarity: `keep`, `invert` or `auto`.
-        framing: `keep` or `auto`.
-
-    Returns:
-        The picture, uint8 [1, height, width, channels] or [1, channels, height, width]; and whether it was inverted.
+    """`pictures.decode`, with the errors that have a status.
 
     Raises:
-        UnsupportedMediaError: not one of `FORMATS`.
+        UnsupportedMediaError: no picture of a known format.
         TooLargeError: more than `max_pixels`.
         BadRequestError: broken.
     """
-    if not data:
-        raise BadRequestError("the picture is empty")
     try:
-        opened = Image.open(io.BytesIO(data), formats=FORMATS)
-    except Exception:  # Pillow's plugins raise whatever a broken header makes them raise
-        raise UnsupportedMediaError(f"not a picture of a known format ({', '.join(FORMATS)})") from None
-    if opened.width * opened.height > max_pixels:
-        raise TooLargeError(
-            f"the picture has {opened.width} x {opened.height} pixels; at most {max_pixels} are accepted"
-        )
-    try:
-        image = _flatten(ImageOps.exif_transpose(opened))
-    except Exception:
-        raise BadRequestError(f"the {opened.format} picture is broken or incomplete") from None
-    image = image.convert("L" if layout.channels == 1 else "RGB")
-    if layout.channels == 1 and framing == "auto" and image.size != (layout.width, layout.height):
-        framed, inverted = frame(image, (layout.width, layout.height), polarity)
-        return _tensor(framed, layout), inverted
-    ground = _ground(image)
-    invert = polarity == "invert" or (polarity == "auto" and layout.channels == 1 and ground[0] > 127)
-    if invert:
-        image = ImageOps.invert(image)
-        ground = tuple(255 - value for value in ground)
-    if image.size != (layout.width, layout.height):
-        fill = ground[0] if layout.channels == 1 else ground
-        image = ImageOps.pad(image, (layout.width, layout.height), Image.Resampling.BILINEAR, color=fill)
-    return _tensor(np.asarray(image, np.uint8), layout), invert
+        return pictures.decode(data, layout, max_pixels, polarity, framing)
+    except pictures.UnknownFormatError as error:
+        raise UnsupportedMediaError(str(error)) from None
+    except pictures.TooManyPixelsError as error:
+        raise TooLargeError(str(error)) from None
+    except pictures.BrokenPictureError as error:
+        raise BadRequestError(str(error)) from None
 
 
 def data_uri(array: Array, layout: Layout) -> str:
@@ -108,31 +56,3 @@ def data_uri(array: Array, layout: Layout) -> str:
     file = io.BytesIO()
     Image.fromarray(pixels).save(file, "PNG")
     return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
-
-
-def _tensor(pixels: Array, layout: Layout) -> Array:
-    array = pixels.reshape(1, layout.height, layout.width, layout.channels)
-    return array if layout.channels_last else np.ascontiguousarray(array.transpose(0, 3, 1, 2))
-
-
-def _flatten(image: Image.Image) -> Image.Image:
-    """Without alpha and with 8 bits: transparency becomes the ground that the ink stands out from."""
-    if image.mode.startswith(("I", "F")):  # 16 or more bits of grey, which `convert` would clip at 255
-        values = np.asarray(image).astype(np.float64)
-        top = 65535.0 if values.max(initial=0.0) > 255 else 255.0
-        return Image.fromarray((values.clip(0, top) * (255.0 / top)).round().astype(np.uint8))
-    if not image.has_transparency_data:
-        return image.convert("RGB") if image.mode not in ("L", "RGB") else image
-    rgba = image.convert("RGBA")
-    pixels = np.asarray(rgba).astype(np.float64)
-    alpha = pixels[..., 3]
-    ink = float((pixels[..., :3].mean(axis=-1) * alpha).sum() / max(alpha.sum(), 1.0))
-    ground = Image.new("RGBA", rgba.size, (0, 0, 0, 255) if ink > 127 else (255, 255, 255, 255))
-    return Image.alpha_composite(ground, rgba).convert("RGB")
-
-
-def _ground(image: Image.Image) -> tuple[int, ...]:
-    """The median colour of the picture's border."""
-    pixels = np.asarray(image)
-    border = np.concatenate([pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]])
-    return tuple(int(value) for value in np.atleast_1d(np.median(border, axis=0)))

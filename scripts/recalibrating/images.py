@@ -6,13 +6,13 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
 
 from bundle import Manifest, TensorSpec
+from pictures import SUFFIXES, PictureError, decode, layout_of
 from scripts.recalibrating.errors import RecalibrationError
 
 Images = NDArray[Any]
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
+MOST_PIXELS = 2**27  # of a picture file, before it is fitted in
 _KINDS = {"UINT8": np.uint8, "FP32": np.float32}
 
 
@@ -21,7 +21,7 @@ def read_images(path: Path, spec: TensorSpec) -> tuple[Images, NDArray[np.int64]
 
     Args:
         path: an `.npz` with `images` and perhaps `labels`, an `.npy` with the images, or a folder of pictures, which
-            are fitted into the network's size and taken in the order of their names.
+            become what a server makes of them (`pictures.decode`) and are taken in the order of their names.
         spec: of the network's input.
 
     Returns:
@@ -107,17 +107,15 @@ def _pictures(folder: Path, spec: TensorSpec) -> Images:
     paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES)
     if not paths:
         raise RecalibrationError(f"{folder}: no pictures in it ({', '.join(SUFFIXES)})")
-    shape = spec.shape[1:]
-    if spec.datatype != "UINT8" or len(shape) != 3 or shape[-1] not in (1, 3) or min(shape) < 1:
+    layout = layout_of(spec.shape[1:]) if spec.datatype == "UINT8" else None
+    if layout is None:
         raise RecalibrationError(
-            f"{folder}: the network takes no pictures ({spec.datatype} {list(shape)}); give an .npz"
+            f"{folder}: the network takes no pictures ({spec.datatype} {list(spec.shape[1:])}); give an .npz"
         )
-    height, width, channels = shape
-    pictures = []
+    images = []
     for path in paths:
-        with Image.open(path) as opened:
-            image = ImageOps.exif_transpose(opened).convert("L" if channels == 1 else "RGB")
-        if image.size != (width, height):
-            image = ImageOps.pad(image, (width, height), Image.Resampling.BILINEAR)
-        pictures.append(np.asarray(image, np.uint8).reshape(height, width, channels))
-    return np.stack(pictures)
+        try:
+            images.append(decode(path.read_bytes(), layout, MOST_PIXELS)[0])
+        except PictureError as error:
+            raise RecalibrationError(f"{path}: {error}") from error
+    return np.concatenate(images)

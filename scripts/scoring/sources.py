@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
+from pictures import SUFFIXES
 
 
 class SourceError(Exception):

@@ -6,10 +6,10 @@ import anyio.to_thread
 import numpy as np
 from fastapi import APIRouter, Query, Request, Response
 
-from service.character import Polarity
+from pictures import Framing, Layout, Polarity
 from service.http.multipart import read_files
 from service.http.routes import json_response, plane_of
-from service.images import Framing, Layout, data_uri, decode, image_layout
+from service.images import data_uri, decode, image_layout
 from service.model import Model
 from service.protocol.request import InferRequest
 from service.protocol.tensors import Array

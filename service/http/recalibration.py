@@ -7,7 +7,7 @@ import anyio.to_thread
 import numpy as np
 from fastapi import APIRouter, Query, Request, Response
 
-from service.character import Polarity
+from pictures import Polarity
 from service.errors import BadRequestError, ConflictError, UnsupportedMediaError
 from service.http.multipart import read_files
 from service.http.openapi import ERRORS

@@ -39,6 +39,13 @@ def test_the_bundle_schema_is_light() -> None:
     assert modules & (HEAVY | {"onnxruntime", "fastapi", "uvicorn"}) == set()
 
 
+@pytest.mark.parametrize("room", ["drift", "pictures"])
+def test_what_all_rooms_share_is_light(room: str) -> None:
+    modules = top_level_modules_after(f"import {room}")
+
+    assert modules & (HEAVY | {"onnxruntime", "fastapi", "uvicorn", "pydantic", "bundle", "service"}) == set()
+
+
 @pytest.mark.parametrize("room", ["service.app", "bnfold", "scripts"])
 def test_the_onnx_runtime_is_told_to_send_no_usage_data(room: str) -> None:
     program = f"import os, {room}; print(os.environ['ORT_DISABLE_TELEMETRY'])"

@@ -1,5 +1,7 @@
 """A recalibrated version: the statistics of the new images, folded, proved, and a proposal until it is promoted."""
 
+import base64
+import io
 import json
 import re
 import shutil
@@ -11,6 +13,7 @@ import onnxruntime
 import pytest
 from PIL import Image
 from safetensors.numpy import load_file
+from starlette.testclient import TestClient
 
 from bnfold.evaluate import Float64Evaluator
 from bundle import open_bundle
@@ -18,6 +21,9 @@ from bundle.__main__ import main as bundle_command
 from bundle.default import is_proposal, preference
 from scripts.evidence.corruptions import CORRUPTIONS
 from scripts.recalibrate import main
+from scripts.recalibrating.images import read_images
+from service.app import create_app
+from service.settings import Settings
 from tests.support import served_bundle
 
 CONTRAST, SHIFT = (next(c for c in CORRUPTIONS if c.name == name) for name in ("contrast", "shift"))
@@ -144,6 +150,37 @@ def test_force_goes_on_and_is_recorded(models, golden, tmp_path, capsys):
     assert made.recalibration.forced
     assert next(guard.name for guard in made.recalibration.guards if not guard.passed) == "count"
     assert made.drift is None  # twenty images say nothing about chance
+
+
+def test_photographs_are_read_as_the_server_reads_them(golden, tmp_path):
+    """Dark ink on larger paper, in colour, lying: what is re-estimated on is what `picture=true` shows of an answer."""
+    for number, picture in enumerate(golden[0][:6]):
+        sheet = np.full((120, 150, 3), (240, 230, 210), np.uint8)
+        sheet[20:104, 40:124] -= np.kron(picture, np.ones((3, 3, 1), np.uint8)) // 5 * 3
+        exif = Image.Exif()
+        exif[0x0112] = 1 + 5 * (number % 2)
+        Image.fromarray(sheet).save(tmp_path / f"{number}.jpg", quality=90, exif=exif)
+    spec = open_bundle(served_bundle()).manifest.inputs[0]
+
+    images, labels = read_images(tmp_path, spec)
+
+    with TestClient(create_app(Settings(models=served_bundle().parents[1], runners=1))) as client:
+        for picture, path in zip(images, sorted(tmp_path.iterdir()), strict=True):
+            answer = client.post("/predict?picture=true", content=path.read_bytes()).json()
+            shown = Image.open(io.BytesIO(base64.b64decode(answer["picture"].partition(",")[2])))
+            np.testing.assert_array_equal(picture[..., 0], np.asarray(shown))
+            assert answer["inverted"]
+    assert labels is None
+    assert (images.reshape(6, -1).max(1) >= 250).all()
+
+
+def test_a_file_that_is_no_picture_is_named(models, tmp_path, capsys):
+    (tmp_path / "new").mkdir()
+    (tmp_path / "new" / "broken.png").write_bytes(b"no picture")
+
+    assert run(models, tmp_path / "new") == 2
+
+    assert "broken.png: not a picture of a known format (PNG, JPEG, WEBP, BMP)" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -10,8 +10,9 @@ import pytest
 from PIL import Image
 from starlette.testclient import TestClient
 
+from pictures import Layout
 from service.app import create_app
-from service.images import Layout, decode
+from service.images import decode
 from service.settings import Settings
 from tests.service import bundles
 from tests.service.bundles import Array

@@ -8,8 +8,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
-from service.character import frame
-from service.images import Layout, decode
+from pictures import Layout, decode, frame
 from tests.service.bundles import Array
 from tests.support import served_bundle
 
