@@ -4,6 +4,7 @@ from typing import Any
 
 import orjson
 from fastapi import APIRouter, Request, Response
+from fastapi.responses import PlainTextResponse
 
 from service.dataplane import DataPlane
 from service.http.errors import error_response
@@ -71,7 +72,7 @@ async def model_ready(request: Request, model: str, version: str | None = None) 
     return json_response({"name": found.name, "version": str(found.version), "ready": True})
 
 
-@router.get("/metrics", tags=["operations"])
+@router.get("/metrics", tags=["operations"], response_class=PlainTextResponse)
 async def metrics(request: Request) -> Response:
     """Prometheus' text format."""
     return Response(exposition(plane_of(request)), media_type=CONTENT_TYPE)

@@ -21,10 +21,11 @@ Arrays = Annotated[bool, Query(description="whether to list every number of ever
 
 OCTETS = "application/octet-stream"
 _BINARY: dict[str, Any] = {OCTETS: {"schema": {"type": "string", "format": "binary"}}}
-_JSON_OR_RAW: dict[int | str, dict[str, Any]] = {
-    200: {"content": {"application/json": {}} | _BINARY},
-    304: {"description": "The bundle is still the one that `If-None-Match` names"},
+_SAME: dict[int | str, dict[str, Any]] = {
+    304: {"description": "The bundle is still the one that `If-None-Match` names"}
 }
+_JSON_OR_RAW = _SAME | {200: {"content": {"application/json": {}} | _BINARY}}
+_RAW = _SAME | {200: {"content": _BINARY}}
 
 
 @router.get("/v2/models/{model}/batchnorm", tags=["batch normalisation"], responses=_JSON_OR_RAW)
@@ -56,9 +57,14 @@ async def batchnorm_layer(
     return _tagged(request, found, lambda: json_response(report.layer(layer, arrays)))
 
 
-@router.get("/v2/models/{model}/batchnorm.safetensors", tags=["batch normalisation"], responses=_JSON_OR_RAW)
 @router.get(
-    "/v2/models/{model}/versions/{version}/batchnorm.safetensors", tags=["batch normalisation"], responses=_JSON_OR_RAW
+    "/v2/models/{model}/batchnorm.safetensors", tags=["batch normalisation"], response_class=Response, responses=_RAW
+)
+@router.get(
+    "/v2/models/{model}/versions/{version}/batchnorm.safetensors",
+    tags=["batch normalisation"],
+    response_class=Response,
+    responses=_RAW,
 )
 async def batchnorm_file(request: Request, model: str, version: str | None = None) -> Response:
     """The parameters as a safetensors file: `<layer>/gamma`, `/beta`, `/moving_mean`, `/moving_variance`."""
