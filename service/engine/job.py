@@ -74,6 +74,8 @@ class Job:
                 then(self)
             except Exception:
                 log.exception("an answer was not sent")  # and the others' are
+        if error is not None:
+            error.__traceback__ = None  # whoever raised it left frames there that know this job, which knows the error
 
     def cancel(self) -> None:
         """Give it up: its client has left."""

@@ -177,6 +177,10 @@ class WireProtocol(HttpToolsProtocol):
         super().connection_lost(exc)
         if self.timeout_keep_alive_task is not None:
             self.timeout_keep_alive_task.cancel()
+        # Connection and exchange know each other; left alone, they keep the last body and its arrays until the garbage
+        # collector comes to its oldest generation, which is seldom.
+        self.timeout_keep_alive_task = self._current = self._latest = None
+        self.cycle = None  # type: ignore[assignment]  # as before the first request
 
     def on_response_complete(self) -> None:
         """An answer is written: the next request of this connection may begin."""

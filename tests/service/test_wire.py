@@ -1,16 +1,25 @@
 """Inference straight from the socket, for clients that do all that HTTP allows."""
 
+import asyncio
 import contextlib
+import gc
 import json
 import socket
 import time
+import weakref
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 import pytest
+import uvicorn
+from uvicorn.server import ServerState
 
+from service.app import create_app
+from service.http.wire import WireProtocol
+from service.settings import Settings
 from tests.service.bundles import Array
 from tests.service.process import Process
 from tests.service.test_infer import HEADER, INFER, binary_body, json_input
@@ -173,3 +182,46 @@ def test_answers_that_nobody_reads_are_not_piled_up(server: Process, images: Arr
             while sent < 50 * 2**20:
                 sent += deaf.send(text)
     assert sent < 50 * 2**20
+
+
+@pytest.mark.parametrize("leaves", ["after the answer", "before it"])
+def test_a_connection_that_has_ended_leaves_nothing_to_the_collector(
+    repository: Path, images: Array, leaves: str
+) -> None:
+    """It would come so seldom that the bodies of thousands of connections stay in memory until then."""
+    app = create_app(
+        Settings(models=repository, runners=1, max_queue_delay=0.0 if leaves == "after the answer" else 0.3)
+    )
+    made: list[weakref.ref[Any]] = []
+
+    async def scenario() -> None:
+        config = uvicorn.Config(app, http=partial(WireProtocol, app.front), ws="none", log_config=None)  # type: ignore[arg-type]
+        config.load()
+        state = ServerState()
+
+        def connected() -> asyncio.Protocol:
+            protocol: Any = config.http_protocol_class(config=config, server_state=state, app_state={})  # type: ignore[call-arg]
+            made.append(weakref.ref(protocol))
+            return protocol  # type: ignore[no-any-return]
+
+        server = await asyncio.get_running_loop().create_server(connected, "127.0.0.1", 0)
+        for _ in range(3):
+            reader, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
+            writer.write(request(images))
+            if leaves == "after the answer":
+                assert (await reader.readline()).startswith(b"HTTP/1.1 200")
+            else:
+                await asyncio.sleep(0.05)  # it is queued
+            writer.close()
+        await asyncio.sleep(0.6)
+        server.close()
+
+    app.state.plane.start()
+    gc.collect()
+    gc.disable()
+    try:
+        asyncio.run(scenario())
+        assert [reference() for reference in made] == [None] * 3
+    finally:
+        gc.enable()
+        app.state.plane.stop()
