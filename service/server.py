@@ -16,6 +16,7 @@ from typing import Any
 
 import uvicorn
 
+from service import memory
 from service.accept import Acceptor
 from service.app import create_app
 from service.dataplane import DataPlane
@@ -63,12 +64,24 @@ class Server(uvicorn.Server):
 
         self._acceptor = Acceptor(self._listener, protocol, self._plane.connections)
         self._acceptor.open()
+        self._tidy_later()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Accept no more, finish what was accepted, end the application."""
         if self._acceptor is not None:
             self._acceptor.close()
         await super().shutdown([self._listener])
+
+    def _tidy_later(self) -> None:
+        loop = asyncio.get_running_loop()
+        seen = self.server_state.total_requests
+
+        def tidy() -> None:
+            if self.server_state.total_requests != seen:  # a process at rest has nothing to give back
+                memory.give_back()
+            self._tidy_later()
+
+        loop.call_later(memory.INTERVAL, tidy)
 
     @contextlib.contextmanager
     def capture_signals(self) -> Generator[None, None, None]:
