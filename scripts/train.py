@@ -23,6 +23,8 @@ from scripts.training.options import ConfigError, add_options, configuration, un
 
 # TensorFlow's greeting is not the user's concern; its warnings and errors are.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")
+# On processors without AVX-512 it leaves oneDNN's kernels out unless it is told: 2.8 times the time for our network.
+os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
 
 
 def main(arguments: list[str] | None = None) -> int:
