@@ -92,7 +92,7 @@ print(json.dumps({
     assert found == {
         "modules": [],
         "tools": [],
-        "rooms": [".venv", "bundle", "drift", "models", "service"],
+        "rooms": [".venv", "bundle", "drift", "models", "pictures", "service"],
         "pip": False,
         "pip cache": False,
     }

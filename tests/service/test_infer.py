@@ -95,7 +95,9 @@ def test_more_rows_than_one_run_takes(client: TestClient) -> None:
     answer = client.post(INFER, content=body, headers=headers).json()["outputs"][0]
     assert answer["shape"] == [50, 10]
     wanted = bundles.truth(bundles.network(2), many)
-    np.testing.assert_allclose(np.array(answer["data"]).reshape(50, 10), wanted, atol=1e-6)
+    np.testing.assert_allclose(
+        np.array(answer["data"]).reshape(50, 10), wanted, rtol=1e-5, atol=1e-6
+    )  # processors round differently
 
 
 def test_classification_names_the_largest(client: TestClient, images: Array, expected: Array) -> None:
