@@ -140,8 +140,15 @@ def test_a_killed_worker_takes_only_its_own_connections_along(pair: Process) -> 
             return False
 
     with ExitStack() as stack:
-        begun = {made.getsockname()[1]: made for made in [caller(request[:-9]) for _ in range(12)]}
         victim, survivor = children(pair)
+        begun: dict[int, socket.socket] = {}
+
+        def both_have_some() -> bool:  # a worker that is away for a moment leaves the first ones to the other
+            made = caller(request[:-9])
+            begun[made.getsockname()[1]] = made
+            return all(begun.keys() & held_by(worker, address[1]) for worker in (victim, survivor))
+
+        wait_until(both_have_some, "connections to both")
         wait_until(lambda: begun.keys() <= held_by(victim, address[1]) | held_by(survivor, address[1]), "connections")
         theirs = begun.keys() & held_by(victim, address[1])
         assert theirs
