@@ -1,6 +1,6 @@
 """What is not needed any more is not kept."""
 
-import gc
+import platform
 import subprocess
 import sys
 from pathlib import Path
@@ -28,7 +28,7 @@ print(before, anonymous(), len(kept))
 """
 
 
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="tells memory by /proc")
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc has malloc_trim")
 def test_circles_are_collected_and_holes_in_the_heap_returned(root: Path) -> None:
     done = subprocess.run([sys.executable, "-c", PROGRAM], cwd=root, check=True, capture_output=True, text=True)
 
@@ -36,4 +36,3 @@ def test_circles_are_collected_and_holes_in_the_heap_returned(root: Path) -> Non
 
     assert before > 150  # MiB
     assert after < before / 3
-    assert gc.isenabled()

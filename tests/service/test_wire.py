@@ -195,14 +195,15 @@ def test_a_connection_that_has_ended_leaves_nothing_to_the_collector(
     made: list[weakref.ref[Any]] = []
 
     async def scenario() -> None:
-        config = uvicorn.Config(app, http=partial(WireProtocol, app.front), ws="none", log_config=None)  # type: ignore[arg-type]
+        http: Any = partial(WireProtocol, app.front)
+        config: Any = uvicorn.Config(app, http=http, ws="none", log_config=None)
         config.load()
         state = ServerState()
 
-        def connected() -> asyncio.Protocol:
-            protocol: Any = config.http_protocol_class(config=config, server_state=state, app_state={})  # type: ignore[call-arg]
+        def connected() -> Any:
+            protocol = config.http_protocol_class(config=config, server_state=state, app_state={})
             made.append(weakref.ref(protocol))
-            return protocol  # type: ignore[no-any-return]
+            return protocol
 
         server = await asyncio.get_running_loop().create_server(connected, "127.0.0.1", 0)
         for _ in range(3):
