@@ -1,11 +1,26 @@
 """What is not needed any more is not kept."""
 
+import gc
 import platform
 import subprocess
 import sys
+import threading
+import time
+from functools import partial
 from pathlib import Path
+from typing import Any
 
+import httpx2
 import pytest
+import uvicorn
+
+from service import memory
+from service.app import create_app
+from service.dataplane import DataPlane
+from service.http.wire import WireProtocol
+from service.listener import listen
+from service.server import Server
+from service.settings import Settings
 
 PROGRAM = """
 import gc
@@ -36,3 +51,35 @@ def test_circles_are_collected_and_holes_in_the_heap_returned(root: Path) -> Non
 
     assert before > 150  # MiB
     assert after < before / 3
+
+
+def test_a_server_gives_back_after_requests_and_not_at_rest(repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "INTERVAL", 0.05)
+    plane = DataPlane(Settings(models=repository, runners=1))
+    plane.start()
+    listener = listen("127.0.0.1", 0)
+    app = create_app(plane=plane)
+    http: Any = partial(WireProtocol, app.front)
+    server = Server(uvicorn.Config(app, http=http, ws="none", log_config=None), plane, listener)
+    thread = threading.Thread(target=server.run)
+
+    def whole_collections() -> int:
+        return int(gc.get_stats()[2]["collections"])
+
+    gc.disable()  # so that whoever collects was asked to
+    try:
+        thread.start()
+        with httpx2.Client(verify=False, base_url=f"http://127.0.0.1:{listener.getsockname()[1]}") as client:
+            assert client.get("/v2/health/live").status_code == 200
+            time.sleep(0.5)
+            rested = whole_collections()
+            time.sleep(0.5)
+            assert whole_collections() == rested
+            assert client.get("/v2/health/live").status_code == 200
+            time.sleep(0.5)
+            assert whole_collections() == rested + 1
+    finally:
+        gc.enable()
+        server.should_exit = True
+        thread.join(30)
+        listener.close()
