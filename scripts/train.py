@@ -37,13 +37,21 @@ def main(arguments: list[str] | None = None) -> int:
             raise ConfigError(unknown_options([name for name in unknown if name.startswith("-")] or unknown, known))
         given = {name: value for name, value in vars(options).items() if "." in name}
         config = configuration(options.recipe, options.config, given)
+        if config.start and not Path(config.start).is_file():
+            raise ConfigError(f"start: {config.start}: no such file")
         folder = options.out or Path("runs") / f"{config.dataset}-{options.recipe}"
         _claim(folder, config)
         dataset = load(config.dataset, options.data_dir)
     except (ConfigError, DatasetError) as error:
         print(f"train: {error}", file=sys.stderr)
         return 2
-    interrupted = _run(config, dataset, folder, options)
+    from scripts.training.fit import StartError
+
+    try:
+        interrupted = _run(config, dataset, folder, options)
+    except StartError as error:
+        print(f"train: {error}", file=sys.stderr)
+        return 2
     if options.name and not interrupted:
         from scripts.export import main as export
 

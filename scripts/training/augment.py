@@ -36,26 +36,6 @@ def augment(images: Tensor, limits: Augmentation) -> Tensor:
     return images
 
 
-def blend(images: Tensor, targets: Tensor, share: float) -> tuple[Tensor, Tensor]:
-    """Mixup: a share of the pictures becomes a weighted mean of itself and another picture of the batch.
-
-    The weight is uniform in 0 to 1 (Zhang et al., arXiv:1710.09412, with alpha = 1).
-
-    Args:
-        images: float32 [batch, height, width, 1].
-        targets: float32 [batch, classes], probabilities.
-        share: of the pictures, 0 to 1.
-
-    Returns:
-        Pictures and targets of the same shapes.
-    """
-    batch = tf.shape(images)[0]
-    partner = tf.random.shuffle(tf.range(batch))
-    own = tf.where(tf.random.uniform([batch]) < share, tf.random.uniform([batch]), 1.0)[:, None]
-    pictures = own[:, :, None, None] * images + (1 - own[:, :, None, None]) * tf.gather(images, partner)
-    return pictures, own * targets + (1 - own) * tf.gather(targets, partner)
-
-
 def _uniform(batch: Tensor, limit: float) -> Tensor:
     return tf.random.uniform([batch], -limit, limit)
 

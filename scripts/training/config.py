@@ -25,23 +25,25 @@ class Augmentation(BaseModel):
 
 
 class Distillation(BaseModel):
-    """A larger teacher is trained first and the network learns its answers (Hinton et al., arXiv:1503.02531).
+    """Larger teachers are trained first and the network learns their answers (Hinton et al., arXiv:1503.02531).
 
-    Teacher and student see the *same* augmented pictures, many of them (Beyer et al., arXiv:2106.05237).
+    Teachers and student see the *same* augmented pictures, many of them (Beyer et al., arXiv:2106.05237).
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    epochs: int = Field(20, ge=1, description="epochs of the teacher")
-    batch_size: int = Field(125, ge=1, description="batch size of the teacher")
-    learning_rate: float = Field(2e-3, gt=0, description="highest learning rate of the teacher")
+    teachers: int = Field(1, ge=1, description="teachers, each with a seed of its own, whose answers are averaged")
+    epochs: int = Field(20, ge=1, description="epochs of a teacher")
+    batch_size: int = Field(125, ge=1, description="batch size of a teacher")
+    learning_rate: float = Field(2e-3, gt=0, description="highest learning rate of a teacher")
     precision: Literal["float32", "mixed_bfloat16"] = Field(
-        "float32", description="arithmetic of the teacher; bfloat16 is faster where the processor has it"
+        "float32", description="arithmetic of a teacher; bfloat16 is faster where the processor has it"
     )
-    mixup: float = Field(0.0, ge=0, le=1, description="share of the teacher's pictures blended with another one")
-    copies: int = Field(10, ge=1, description="augmented copies of the training set that the teacher answers")
-    temperature: float = Field(2.0, gt=0, description="softens the teacher's and the student's answers alike")
-    weight: float = Field(0.8, ge=0, le=1, description="share of the teacher's answers in the loss")
+    mixup: float = Field(0.0, ge=0, le=1, description="share of a teacher's pictures blended with another one")
+    manifold: bool = Field(False, description="blend half of the batches within the network instead of at its input")
+    copies: int = Field(10, ge=1, description="augmented copies of the training set that the teachers answer")
+    temperature: float = Field(2.0, gt=0, description="softens the teachers' and the student's answers alike")
+    weight: float = Field(0.8, ge=0, le=1, description="share of the teachers' answers in the loss")
 
 
 class TrainConfig(BaseModel):
@@ -67,6 +69,15 @@ class TrainConfig(BaseModel):
     fused_training: bool = Field(
         False, description="train with TensorFlow's fused batch normalisation: twice as fast, same function"
     )
+    start: str | None = Field(
+        None, description="trained network (.keras) whose weights the run goes on from; the default are random weights"
+    )
+    networks: int = Field(
+        1,
+        ge=1,
+        description="networks trained in turn from the same start, each in an order of its own, whose weights are "
+        "averaged (Wortsman et al., arXiv:2203.05482)",
+    )
     validation_split: float = Field(0.2, ge=0, lt=1, description="share taken from the end of the training set")
     augmentation: Augmentation = Augmentation()
     distillation: Distillation | None = None
@@ -78,6 +89,8 @@ class TrainConfig(BaseModel):
             raise ValueError("weight_decay: only optimizer=adamw decays weights")
         if self.warmup and self.schedule != "cosine":
             raise ValueError("warmup: only schedule=cosine warms up")
+        if self.networks > 1 and self.start is None:
+            raise ValueError("networks: only networks with a common start can be averaged; give start, too")
         return self
 
 

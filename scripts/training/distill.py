@@ -1,4 +1,4 @@
-"""Learning a teacher's answers on augmented pictures."""
+"""Learning the teachers' answers on augmented pictures."""
 
 import math
 from typing import Any, NamedTuple
@@ -17,7 +17,8 @@ class Answers(NamedTuple):
 
     Attributes:
         images: uint8 [copies, n, height, width, 1].
-        targets: float16 [copies, n, 2·classes]: the label as one-hot, then the teacher's probabilities.
+        targets: float16 [copies, n, 2·classes]: the label as one-hot, then the mean of the teachers'
+            probabilities.
     """
 
     images: NDArray[np.uint8]
@@ -25,9 +26,9 @@ class Answers(NamedTuple):
 
 
 def answers(
-    teacher: keras.Model, images: NDArray[np.uint8], classes: NDArray[np.uint8], config: TrainConfig, count: int
+    teachers: list[keras.Model], images: NDArray[np.uint8], classes: NDArray[np.uint8], config: TrainConfig, count: int
 ) -> Answers:
-    """Ask the teacher about every augmented copy once, so that the student's epochs cost no more than plain ones."""
+    """Ask the teachers about every augmented copy once, so that the student's epochs cost no more than plain ones."""
     recipe = config.distillation
     assert recipe is not None
     copies = min(recipe.copies, config.epochs)
@@ -38,7 +39,8 @@ def answers(
     @tf.function  # type: ignore[untyped-decorator]
     def ask(batch: Any, label: Any) -> Any:
         changed = tf.round(augment(tf.cast(batch, tf.float32), config.augmentation))
-        return tf.cast(changed, tf.uint8), tf.concat([label, teacher(changed, training=False)], -1)
+        said = tf.add_n([teacher(changed, training=False) for teacher in teachers]) / len(teachers)
+        return tf.cast(changed, tf.uint8), tf.concat([label, said], -1)
 
     for copy in range(copies):
         for start in range(0, len(images), 500):

@@ -92,9 +92,10 @@ def teacher_network(shape: tuple[int, int, int], classes: int, precision: str = 
     """
     inputs = keras.Input(shape, name="image")
     hidden = layers.Rescaling(1.0 / 255.0)(inputs)
+    pools = iter(("pool1", "pool2", "pool3"))
     for channels in (32, None, 64, 64, None, 128, 128, 128, None, 256, 256, 256):
         if channels is None:
-            hidden = layers.MaxPooling2D(2, dtype=precision)(hidden)
+            hidden = layers.MaxPooling2D(2, name=next(pools), dtype=precision)(hidden)
             continue
         hidden = layers.Conv2D(channels, 3, padding="same", use_bias=False, dtype=precision)(hidden)
         hidden = layers.ReLU(dtype=precision)(FusedBatchNormalization(dtype=precision)(hidden))

@@ -16,10 +16,12 @@ from PIL import Image
 from scripts.datasets import load
 from scripts.train import main
 from scripts.training import fit
-from scripts.training.augment import augment, blend
+from scripts.training.augment import augment
 from scripts.training.config import RECIPES, Augmentation, TrainConfig
 from scripts.training.distill import DistillationLoss
-from scripts.training.networks import reference_network
+from scripts.training.mixup import blend, blending, mixture
+from scripts.training.networks import reference_network, teacher_network
+from scripts.training.reestimate import reestimate
 
 QUICK = ["--recipe", "quick", "--batch-size", "100"]
 
@@ -95,10 +97,15 @@ def test_distillation_trains_the_plain_network(tmp_path):
     config = TrainConfig.model_validate(
         RECIPES["best"]
         | {"dataset": "digits", "epochs": 3, "batch_size": 50, "reestimate": 5, "average": 0.9}
-        | {"distillation": {"epochs": 1, "copies": 2}, "validation_split": 0.1}
+        | {"distillation": {"epochs": 1, "teachers": 2, "mixup": 0.5, "manifold": True, "copies": 2}}
+        | {"validation_split": 0.1}
     )
     trained = fit.train(config, load("digits"), tmp_path)
-    assert (tmp_path / "teacher.keras").exists()
+    teachers = [teacher_network((28, 28, 1), 10) for _ in range(2)]
+    for number, teacher in enumerate(teachers, 1):
+        teacher.load_weights(tmp_path / f"teacher-{number}.keras")
+    first, second = (teacher.get_weights()[0] for teacher in teachers)
+    assert np.abs(first - second).max() > 0.01
     assert not any(isinstance(layer, keras.layers.Dropout) for layer in trained.network.layers)
     norms = [layer for layer in trained.network.layers if isinstance(layer, keras.layers.BatchNormalization)]
     assert [type(layer) for layer in norms] == [keras.layers.BatchNormalization] * 5
@@ -106,17 +113,73 @@ def test_distillation_trains_the_plain_network(tmp_path):
     assert 0 <= trained.validation["val_accuracy"] <= 1
 
 
+def test_networks_from_one_start_are_averaged(tmp_path):
+    shape, norm = (28, 28, 1), TrainConfig().batchnorm
+    start = reference_network(shape, 10, norm, name="start")
+    start.save(tmp_path / "start.keras")
+    config = TrainConfig(
+        dataset="digits", start=str(tmp_path / "start.keras"), networks=2, epochs=1, learning_rate=1e-4
+    )
+    trained = fit.train(config, load("digits"), tmp_path)
+    members = [reference_network(shape, 10, norm) for _ in range(2)]
+    for number, member in enumerate(members, 1):
+        member.load_weights(tmp_path / f"network-{number}.weights.h5")
+    first, second = (member.get_weights() for member in members)
+    kernel = start.get_weights()[0]
+    assert 0 < np.abs(first[0] - kernel).max() < 0.01  # they began there, and not where chance would have them
+    assert np.abs(first[0] - second[0]).max() > 0
+    for array, one, other in zip(trained.network.get_weights(), first, second, strict=True):
+        np.testing.assert_allclose(array, (one.astype(np.float64) + other) / 2, rtol=1e-6, atol=1e-7)
+
+
+def test_a_start_that_cannot_be_used_is_named(tmp_path, capsys):
+    keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)]).save(tmp_path / "other.keras")
+    for name, message in (("missing", "no such file"), ("other", "is another network than")):
+        command = [*QUICK, "--start", str(tmp_path / f"{name}.keras"), "--out", str(tmp_path / name)]
+        assert main(command) == 2
+        assert message in capsys.readouterr().err
+    assert main([*QUICK, "--networks", "2"]) == 2
+    assert "networks: only networks with a common start" in capsys.readouterr().err
+
+
 def test_blending_mixes_the_pictures_and_their_targets_alike():
     """A picture that is its target, spread out: the blended picture must be the blended target, spread out."""
     targets = np.eye(200, dtype=np.float32)
-    pictures, mixed = map(np.asarray, blend(targets.reshape(200, 10, 20, 1), targets, 0.5))
+    drawn = mixture(200, 0.5)
+    pictures, mixed = (
+        np.asarray(blend(x, drawn.own, drawn.partner)) for x in (targets.reshape(200, 10, 20, 1), targets)
+    )
     np.testing.assert_array_equal(pictures.reshape(200, 200), mixed)
     np.testing.assert_allclose(mixed.sum(1), 1, rtol=1e-6)
     parts = np.count_nonzero(mixed, axis=1)
     assert 60 < (parts == 2).sum() < 140
     assert (parts <= 2).all()
     assert (mixed[parts == 1].argmax(1) == np.flatnonzero(parts == 1)).all()
-    np.testing.assert_array_equal(blend(targets[:, :, None, None], targets, 0.0)[1], targets)
+    nothing = mixture(200, 0.0)
+    np.testing.assert_array_equal(blend(targets, nothing.own, nothing.partner), targets)
+
+
+def test_a_mixture_is_drawn_at_every_depth_as_often_as_it_is_named():
+    depths = np.array([np.unique(mixture(3, 0.5, (0, 0, 1, 2)).depth) for _ in range(400)]).ravel()
+    counts = np.bincount(depths, minlength=3)
+    assert abs(counts[0] - 200) < 60
+    assert min(counts[1:]) > 50
+
+
+@pytest.mark.parametrize("depth", [0, 1, 2])
+def test_a_batch_is_blended_at_the_depth_that_was_drawn(depth):
+    """The first half of the network, the blend in numpy, the second half: what the blending network does in one."""
+    teacher = teacher_network((28, 28, 1), 10)
+    pictures = load("digits").x_train[:6].astype(np.float32)
+    own, partner = np.array([1, 0.3, 0.5, 0.9, 0.0, 0.7], np.float32), np.array([3, 2, 5, 0, 1, 4], np.int32)
+    answers = blending(teacher, ("pool2", "pool3"))((pictures, own, partner, np.full(6, depth, np.int32)))
+    cut = teacher.get_layer(f"pool{depth + 1}").output if depth else teacher.input
+    hidden = np.asarray(keras.Model(teacher.input, cut)(pictures))
+    weight = own[:, None, None, None]
+    mixed = weight * hidden + (1 - weight) * hidden[partner]
+    expected = keras.Model(cut, teacher.output)(mixed)
+    np.testing.assert_allclose(answers, expected, atol=1e-5)
+    assert np.abs(answers - teacher(pictures)).max() > 1e-4
 
 
 def test_distillation_loss_is_hintons():
@@ -138,7 +201,7 @@ def test_reestimated_statistics_are_the_averages_over_the_batches():
     """The first layer's input does not depend on other statistics, so its average can be computed by hand."""
     network = reference_network((28, 28, 1), 10, TrainConfig().batchnorm)
     pictures = load("digits").x_train[:300].astype(np.float32)
-    fit.reestimate(network, [(pictures[:100], None), (pictures[100:200], None), (pictures[200:], None)])
+    reestimate(network, [(pictures[:100], None), (pictures[100:200], None), (pictures[200:], None)])
     first = (
         keras.Model(network.inputs, network.get_layer("conv1").output).predict(pictures, verbose=0).astype(np.float64)
     )
