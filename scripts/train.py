@@ -10,6 +10,7 @@ the trained network is exported as the next version of that model (see scripts/e
 """
 
 import argparse
+import hashlib
 import json
 import os
 import sys
@@ -37,7 +38,7 @@ def main(arguments: list[str] | None = None) -> int:
             raise ConfigError(unknown_options([name for name in unknown if name.startswith("-")] or unknown, known))
         given = {name: value for name, value in vars(options).items() if "." in name}
         config = configuration(options.recipe, options.config, given)
-        if config.start and not Path(config.start).is_file():
+        if config.start and not config.start.is_file():
             raise ConfigError(f"start: {config.start}: no such file")
         folder = options.out or Path("runs") / f"{config.dataset}-{options.recipe}"
         _claim(folder, config)
@@ -115,7 +116,9 @@ def _run(config: TrainConfig, dataset: Any, folder: Path, options: argparse.Name
     report.write_classes(table, dataset.labels, folder / "classes.csv")
     results = fit.score(probabilities, dataset.y_test) | trained.validation
     run = {"recipe": options.recipe, "seed": config.seed, "dataset": dataset.name, "interrupted": trained.interrupted}
-    summary = {**run, **results}
+    # The file may be another one tomorrow: a new version of the same network, say.
+    start = {"start_sha256": hashlib.sha256(config.start.read_bytes()).hexdigest()} if config.start else {}
+    summary = {**run, **results, **start}
     trained.network.save(folder / "model.keras")
     (folder / "results.json").write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
     print(f"test accuracy {results['test_accuracy']:.4f}, test loss {results['test_loss']:.4f}; written to {folder}")

@@ -1,5 +1,6 @@
 """One training run as data: every choice that decides its result, saved beside the result as `config.json`."""
 
+from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -69,7 +70,7 @@ class TrainConfig(BaseModel):
     fused_training: bool = Field(
         False, description="train with TensorFlow's fused batch normalisation: twice as fast, same function"
     )
-    start: str | None = Field(
+    start: Path | None = Field(
         None, description="trained network (.keras) whose weights the run goes on from; the default are random weights"
     )
     networks: int = Field(

@@ -53,7 +53,7 @@ def train(
     """
     (images, classes), validation = split(dataset, config.validation_split)
     start = _start(config, dataset)
-    aim = objective(config, dataset, folder)
+    aim: Objective | None = None
     weights, interrupted = [], False
     for number in range(1, config.networks + 1):
         own = config.model_copy(update={"seed": config.seed + number - 1})
@@ -65,6 +65,7 @@ def train(
         if path.exists():
             student.load_weights(path)
         else:
+            aim = aim or objective(config, dataset, folder)  # once for all, and not if all are there
             interrupted = _fit(student, aim, own, folder, callbacks)
         if interrupted:
             weights = [student.get_weights()]

@@ -126,4 +126,6 @@ def _metavar(annotation: Any) -> str:
     choices = [str(choice) for choice in get_args(annotation) if isinstance(choice, str)]
     if choices:
         return "{" + ",".join(choices) + "}"
+    if Path in get_args(annotation):
+        return "FILE"
     return annotation.__name__.upper() if isinstance(annotation, type) else "NAME|JSON"

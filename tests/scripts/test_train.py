@@ -117,9 +117,7 @@ def test_networks_from_one_start_are_averaged(tmp_path):
     shape, norm = (28, 28, 1), TrainConfig().batchnorm
     start = reference_network(shape, 10, norm, name="start")
     start.save(tmp_path / "start.keras")
-    config = TrainConfig(
-        dataset="digits", start=str(tmp_path / "start.keras"), networks=2, epochs=1, learning_rate=1e-4
-    )
+    config = TrainConfig(dataset="digits", start=tmp_path / "start.keras", networks=2, epochs=1, learning_rate=1e-4)
     trained = fit.train(config, load("digits"), tmp_path)
     members = [reference_network(shape, 10, norm) for _ in range(2)]
     for number, member in enumerate(members, 1):
