@@ -167,7 +167,10 @@ def test_a_mixture_is_drawn_at_every_depth_as_often_as_it_is_named():
 @pytest.mark.parametrize("depth", [0, 1, 2])
 def test_a_batch_is_blended_at_the_depth_that_was_drawn(depth):
     """The first half of the network, the blend in numpy, the second half: what the blending network does in one."""
+    keras.utils.set_random_seed(0)
     teacher = teacher_network((28, 28, 1), 10)
+    kernel, bias = teacher.layers[-1].get_weights()
+    teacher.layers[-1].set_weights([30 * kernel, bias])  # an untrained network would answer nearly alike to everything
     pictures = load("digits").x_train[:6].astype(np.float32)
     own, partner = np.array([1, 0.3, 0.5, 0.9, 0.0, 0.7], np.float32), np.array([3, 2, 5, 0, 1, 4], np.int32)
     answers = blending(teacher, ("pool2", "pool3"))((pictures, own, partner, np.full(6, depth, np.int32)))
@@ -176,8 +179,8 @@ def test_a_batch_is_blended_at_the_depth_that_was_drawn(depth):
     weight = own[:, None, None, None]
     mixed = weight * hidden + (1 - weight) * hidden[partner]
     expected = keras.Model(cut, teacher.output)(mixed)
-    np.testing.assert_allclose(answers, expected, atol=1e-5)
-    assert np.abs(answers - teacher(pictures)).max() > 1e-4
+    np.testing.assert_allclose(answers, expected, atol=1e-4)
+    assert np.abs(answers - teacher(pictures)).max() > 5e-4
 
 
 def test_distillation_loss_is_hintons():

@@ -74,10 +74,12 @@ def test_a_server_gives_back_after_requests_and_not_at_rest(repository: Path, mo
             time.sleep(0.5)
             rested = whole_collections()
             time.sleep(0.5)
-            assert whole_collections() == rested
+            # ten, if it did so at rest; one may be another test's, since all that run here share the collector
+            assert whole_collections() <= rested + 1
+            rested = whole_collections()
             assert client.get("/v2/health/live").status_code == 200
             time.sleep(0.5)
-            assert whole_collections() == rested + 1
+            assert rested < whole_collections() <= rested + 2
     finally:
         gc.enable()
         server.should_exit = True
