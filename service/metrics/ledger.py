@@ -15,7 +15,7 @@ from typing import TypeAlias
 
 DIRECTORY = 1 << 18  # bytes for the names
 CAPACITY = 1 << 15  # numbers in a row
-SUMS = 1 << 22  # numbers in a row of the statistics of the traffic, two for each channel and more
+SUMS = 1 << 22  # numbers in a row of the statistics of the traffic, ten for each channel and more
 
 Numbers: TypeAlias = "memoryview[float]"
 

@@ -1,20 +1,20 @@
 """Moments of live traffic in shared memory: every process adds to a row of its own, and the sum of the rows is read."""
 
-import time
-
 import numpy as np
 
 from drift import Layout, Moments
 from drift.moments import Array
 from service.metrics.ledger import Ledger
 
-TRIES, PAUSE = 100, 1e-4  # a writer takes microseconds; one that was killed while it wrote is not waited for for ever
+TRIES = 100  # to copy sums faster than their process adds to them, which is no race but for pictures without end
 
 
 class Tally:
     """The moments of everything that was sampled for one set of statistics. They only grow.
 
-    A row begins with a number that is odd while its process writes, so that a reader sees all of a batch or nothing.
+    A row holds the number of batches and the sums twice: those after an even number of batches, and those after an odd
+    one. A batch goes into the older sums, and the number is raised when it is complete. So the sums that the number
+    points at are never half written, not even by a process that was killed while it wrote.
 
     Args:
         ledger: the memory.
@@ -27,15 +27,15 @@ class Tally:
 
     def __init__(self, ledger: Ledger, key: str, layout: Layout) -> None:
         self.layout = layout
-        self._mine = np.asarray(ledger.series(key, 1 + layout.length))
+        self._mine = np.asarray(ledger.series(key, 1 + 2 * layout.length))
         self._rows = [np.asarray(row) for row in ledger.every_row(key)]
-        self._mine[0] += self._mine[0] % 2  # a worker before us may have been killed while it wrote
 
     def add(self, moments: Moments) -> None:
         """Add a batch; from one thread of each process."""
-        self._mine[0] += 1
-        self._mine[1:] += moments.values
-        self._mine[0] += 1
+        batches = int(self._mine[0])
+        sums = both(self._mine)
+        np.add(sums[batches % 2], moments.values, out=sums[(batches + 1) % 2])
+        self._mine[0] = batches + 1
 
     def total(self) -> Moments:
         """The sum over all processes."""
@@ -44,15 +44,19 @@ class Tally:
     @property
     def images(self) -> int:
         """How many images were sampled, by all processes: cheap to look at, again and again."""
-        return int(sum(row[1] for row in self._rows))
+        return int(sum(both(row)[int(row[0]) % 2, 0] for row in self._rows))
+
+
+def both(row: Array) -> Array:
+    """The sums after an even and after an odd number of batches, (2, length)."""
+    return row[1:].reshape(2, -1)
 
 
 def steady(row: Array) -> Array:
-    """The moments in a row, and never half a batch."""
+    """The sums of one process, (length,): all of a batch or nothing."""
     for _ in range(TRIES):
-        before = row[0]
-        values = row[1:].copy()
-        if before % 2 == 0 and row[0] == before:
+        batches = row[0]
+        sums = both(row)[int(batches) % 2].copy()
+        if row[0] == batches:  # else the next batch but one may have gone into what was copied
             break
-        time.sleep(PAUSE)
-    return values
+    return sums
