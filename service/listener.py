@@ -11,7 +11,13 @@ log = logging.getLogger(__name__)
 
 BACKLOG = 2048
 _SO_ATTACH_FILTER = 26
-_BPF_DROP = ctypes.create_string_buffer(struct.pack("=HBBI", 0x06, 0, 0, 0))  # one instruction: return 0 bytes
+_DROP_SYN = (  # classic BPF over a TCP header: code, jump if true, jump if false, operand
+    (0x30, 0, 0, 13),  # load the byte of the flags
+    (0x45, 0, 1, 0x02),  # SYN?
+    (0x06, 0, 0, 0),  # yes: keep 0 bytes of the packet
+    (0x06, 0, 0, 0xFFFFFFFF),  # no: keep them all
+)
+_PROGRAM = ctypes.create_string_buffer(b"".join(struct.pack("=HBBI", *row) for row in _DROP_SYN))
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -43,9 +49,10 @@ def refuse_new(listener: socket.socket) -> None:
     """Let no further connection into the listener's queue, so that the queue can be emptied before it is closed.
 
     Closing a listener resets the connections that the kernel has made and nobody has accepted yet, with their requests.
-    A packet filter that drops everything ends that on Linux: a caller's SYN goes unanswered until the close refuses it.
+    A packet filter ends that on Linux: a caller's SYN goes unanswered until the close refuses it. Everything else goes
+    through, or a caller whose SYN was answered just before would believe in a connection that is never made.
     """
-    program = struct.pack("@HP", 1, ctypes.addressof(_BPF_DROP))
+    program = struct.pack("@HP", len(_DROP_SYN), ctypes.addressof(_PROGRAM))
     try:
         listener.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, program)
     except OSError as error:
