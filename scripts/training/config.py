@@ -43,6 +43,13 @@ class Distillation(BaseModel):
     mixup: float = Field(0.0, ge=0, le=1, description="share of a teacher's pictures blended with another one")
     manifold: bool = Field(False, description="blend half of the batches within the network instead of at its input")
     copies: int = Field(10, ge=1, description="augmented copies of the training set that the teachers answer")
+    refine: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        description="share of the copies, the last ones, in which half of the pictures are unchanged and none has a "
+        "cut-out (He et al., arXiv:1909.09148)",
+    )
     temperature: float = Field(2.0, gt=0, description="softens the teachers' and the student's answers alike")
     weight: float = Field(0.8, ge=0, le=1, description="share of the teachers' answers in the loss")
 
@@ -66,7 +73,7 @@ class TrainConfig(BaseModel):
     label_smoothing: float = Field(0.0, ge=0, lt=1)
     dropout: float = Field(0.0, ge=0, lt=1, description="dropped share of the flattened features, in training only")
     average: float = Field(0.0, ge=0, lt=1, description="momentum of the weights' moving average; 0 is none")
-    reestimate: int = Field(0, ge=0, description="batches for re-estimating the BN statistics after training")
+    reestimate: int = Field(0, ge=0, description="batches of unchanged pictures for re-estimating the BN statistics")
     fused_training: bool = Field(
         False, description="train with TensorFlow's fused batch normalisation: twice as fast, same function"
     )

@@ -35,31 +35,36 @@ def answers(
     pictures = np.empty((copies, *images.shape), np.uint8)
     targets = np.empty((copies, len(images), 2 * count), np.float16)
     labels = np.eye(count, dtype=np.float32)[classes]
+    whole = config.augmentation.model_copy(update={"cutout": 0})
 
     @tf.function  # type: ignore[untyped-decorator]
-    def ask(batch: Any, label: Any) -> Any:
-        changed = tf.round(augment(tf.cast(batch, tf.float32), config.augmentation))
+    def ask(batch: Any, label: Any, refine: bool) -> Any:
+        plain = tf.cast(batch, tf.float32)
+        changed = tf.round(augment(plain, whole if refine else config.augmentation))
+        if refine:
+            changed = tf.where(tf.random.uniform([tf.shape(plain)[0], 1, 1, 1]) < 0.5, plain, changed)
         said = tf.add_n([teacher(changed, training=False) for teacher in teachers]) / len(teachers)
         return tf.cast(changed, tf.uint8), tf.concat([label, said], -1)
 
     for copy in range(copies):
+        refine = copy >= copies * (1 - recipe.refine)
         for start in range(0, len(images), 500):
             rows = slice(start, start + 500)
-            changed, answer = ask(images[rows], labels[rows])
+            changed, answer = ask(images[rows], labels[rows], refine)
             pictures[copy, rows] = changed.numpy()
             targets[copy, rows] = answer.numpy()
     return Answers(pictures, targets)
 
 
 class Pool(keras.utils.PyDataset):  # type: ignore[misc]
-    """One copy of the training set an epoch, shuffled, in turn."""
+    """One copy of the training set an epoch, shuffled, in turn, the last one at the end."""
 
-    def __init__(self, answers: Answers, batch_size: int, seed: int) -> None:
+    def __init__(self, answers: Answers, batch_size: int, seed: int, epochs: int) -> None:
         """Shuffle the first copy."""
         super().__init__()
         self._answers, self._batch_size = answers, batch_size
         self._random = np.random.default_rng(seed)
-        self._epoch = -1
+        self._epoch = -1 - epochs  # counted from the end
         self.on_epoch_end()
 
     def __len__(self) -> int:

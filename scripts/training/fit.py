@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from scripts.datasets import Dataset
 from scripts.training.batches import Images, augmented, split
-from scripts.training.config import TrainConfig
+from scripts.training.config import Augmentation, TrainConfig
 from scripts.training.networks import FusedBatchNormalization, reference_network
 from scripts.training.objective import Objective, objective
 from scripts.training.optimizer import optimizer
@@ -75,7 +75,8 @@ def train(
     network = _network(config, dataset)
     network.set_weights([np.mean(arrays, 0) for arrays in zip(*weights, strict=True)])
     if config.reestimate and not interrupted:
-        reestimate(network, augmented(images, classes, config, config.batch_size).repeat().take(config.reestimate))
+        plain = config.model_copy(update={"augmentation": Augmentation()})  # as pictures come that are served
+        reestimate(network, augmented(images, classes, plain, config.batch_size).repeat().take(config.reestimate))
     figures = score(network.predict(validation[0], batch_size=1000, verbose=0), validation[1]) if validation else {}
     return Trained(network, {name.replace("test_", "val_"): value for name, value in figures.items()}, interrupted)
 

@@ -47,7 +47,10 @@ def objective(config: TrainConfig, dataset: Dataset, folder: Path) -> Objective:
     held_out = validation and (validation[0], np.tile(np.eye(count, dtype=np.float32)[validation[1]], (1, 2)))
     loss = DistillationLoss(config.distillation.temperature, config.distillation.weight, count)
     return Objective(
-        lambda seed: Pool(pool, config.batch_size, seed), held_out, loss, lambda: [LabelledAccuracy(count)]
+        lambda seed: Pool(pool, config.batch_size, seed, config.epochs),
+        held_out,
+        loss,
+        lambda: [LabelledAccuracy(count)],
     )
 
 

@@ -18,7 +18,7 @@ from scripts.train import main
 from scripts.training import fit
 from scripts.training.augment import augment
 from scripts.training.config import RECIPES, Augmentation, TrainConfig
-from scripts.training.distill import DistillationLoss
+from scripts.training.distill import Answers, DistillationLoss, Pool, answers
 from scripts.training.mixup import blend, blending, mixture
 from scripts.training.networks import reference_network, teacher_network
 from scripts.training.reestimate import reestimate
@@ -111,6 +111,32 @@ def test_distillation_trains_the_plain_network(tmp_path):
     assert [type(layer) for layer in norms] == [keras.layers.BatchNormalization] * 5
     assert [layer.momentum for layer in norms] == [0.99] * 5
     assert 0 <= trained.validation["val_accuracy"] <= 1
+
+
+@pytest.mark.parametrize("limits", [{"cutout": 16, "cutout_probability": 1}, {"rotate": 30, "scale": 0.3}])
+def test_the_last_copies_have_no_cut_outs_and_half_of_their_pictures_unchanged(limits):
+    digits, teacher = load("digits"), teacher_network((28, 28, 1), 10)
+    images, classes = digits.x_train[:200], digits.y_train[:200]
+    config = TrainConfig.model_validate(
+        {"epochs": 9, "augmentation": limits, "distillation": {"copies": 4, "refine": 0.5}}
+    )
+    asked = answers([teacher], images, classes, config, 10)
+    unchanged = (asked.images == images).all((2, 3, 4)).mean(1)
+    assert max(unchanged[:2]) < 0.1
+    assert (min(unchanged[2:]) == 1) if "cutout" in limits else (0.3 < min(unchanged[2:]) <= max(unchanged[2:]) < 0.7)
+    for pictures, targets in zip(*asked, strict=True):
+        np.testing.assert_array_equal(targets[:, :10], np.eye(10)[classes])
+        np.testing.assert_allclose(targets[:, 10:], teacher.predict(pictures.astype("f"), verbose=0), atol=1e-3)
+
+
+def test_the_last_epoch_is_the_last_copy():
+    images = np.arange(3, dtype=np.uint8)[:, None, None, None, None].repeat(4, 1)
+    pool = Pool(Answers(images, np.zeros((3, 4, 2), np.float16)), 4, seed=0, epochs=5)
+    seen = []
+    for _ in range(5):
+        seen.append(pool[0][0].max())
+        pool.on_epoch_end()
+    assert seen == [1, 2, 0, 1, 2]
 
 
 def test_networks_from_one_start_are_averaged(tmp_path):
@@ -209,6 +235,19 @@ def test_reestimated_statistics_are_the_averages_over_the_batches():
     batches = first.reshape(3, -1, 32)
     np.testing.assert_allclose(network.get_layer("bn1").moving_mean, batches.mean((0, 1)), rtol=1e-4)
     np.testing.assert_allclose(network.get_layer("bn1").moving_variance, batches.var(1).mean(0), rtol=1e-3)
+
+
+def test_the_statistics_of_a_finished_network_are_those_of_unchanged_pictures(tmp_path):
+    digits = load("digits")
+    config = TrainConfig(
+        dataset="digits", epochs=1, reestimate=40, augmentation=Augmentation(cutout=16, cutout_probability=1)
+    )
+    network = fit.train(config, digits, tmp_path).network
+    pictures = digits.x_train[: int(0.8 * len(digits.x_train))].astype(np.float32)
+    first = keras.Model(network.inputs, network.get_layer("conv1").output).predict(pictures, verbose=0)
+    mean, variance = first.mean((0, 1, 2), np.float64), first.var((0, 1, 2), np.float64)
+    np.testing.assert_allclose(network.get_layer("bn1").moving_mean, mean, rtol=0.02, atol=1e-3)
+    np.testing.assert_allclose(network.get_layer("bn1").moving_variance, variance, rtol=0.02, atol=1e-3)
 
 
 def test_no_augmentation_changes_nothing_and_a_shift_moves():
