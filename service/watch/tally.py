@@ -56,7 +56,7 @@ def steady(row: Array) -> Array:
     """The sums of one process, (length,): all of a batch or nothing."""
     for _ in range(TRIES):
         batches = row[0]
-        sums = both(row)[int(batches) % 2].copy()
+        sums: Array = both(row)[int(batches) % 2].copy()
         if row[0] == batches:  # else the next batch but one may have gone into what was copied
             break
     return sums

@@ -74,7 +74,8 @@ def test_no_reader_sees_half_a_batch() -> None:
     wide = Layout.of({"bn": 200_000})  # so many that numpy lets other threads run while it adds, as processes do
     first, second = (Tally(ledger, "k", wide) for ledger in shared_ledgers(2))
     batch, end = Moments(wide, np.arange(1.0, 1 + wide.length)), threading.Event()
-    second.total(), first.add(batch)  # the memory is there from now on
+    first.add(batch)
+    second.total()  # the memory is there from now on
     began = time.perf_counter()
     second.total()
     pause = 5 * (time.perf_counter() - began)  # nobody adds without a pause; a reader would give up in the end
