@@ -18,7 +18,7 @@ from service.control import Control, Journal
 from service.errors import UnavailableError
 from service.metrics.ledger import SUMS, Ledger
 from service.metrics.statistics import LAYOUT
-from service.watch.tally import steady
+from service.watch.tally import replace, room, steady
 from service.watch.windows import SUFFIX, age
 
 log = logging.getLogger(__name__)
@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 PERIOD = 5.0  # seconds between exchanges that nobody asked for
 PATIENCE = 30.0  # seconds to wait for a blackboard, to write down a wish
 MINE, OTHERS = 0, 1  # rows
-DRIFT = "drift/"  # how the names of the series begin that are sampled, with a number in front that guards them
+DRIFT = "drift/"  # how the names of the series begin that are sampled (`service.watch.tally`)
 # What is true of one replica at one moment is not added up.
 OWN_SERIES = ("connections", "control")
 OWN_NUMBERS = [LAYOUT[name] for name in ("pending", "unfinished", "last_inference_ms")]
@@ -113,7 +113,7 @@ class Member:
 
     def _counted(self) -> Rows:
         """This replica's series, where they are not as the blackboard knows them."""
-        found = {key: steadied(np.asarray(self.sums.every_row(key)[MINE])) for key in self._sampled()}
+        found = {key: steady(np.asarray(self.sums.every_row(key)[MINE])) for key in self._sampled()}
         for key in self.ledger.names():
             if key not in OWN_SERIES:
                 found[key] = np.array(self.ledger.every_row(key)[MINE])
@@ -136,14 +136,14 @@ class Member:
         self._known.totals |= news.totals
         for key, total in news.totals.items():
             others = total - self._known.counted.get(key, 0.0)
-            sampled = key.startswith(DRIFT)
-            row = _row(self.sums if sampled else self.ledger, key, len(others), OTHERS)
-            if row is not None and sampled:
-                row[0] += 1
-                row[1:] = others[1:]
-                row[0] += 1
-            elif row is not None:
-                row[:] = others
+            if key.startswith(DRIFT):
+                row = _row(self.sums, key, room(len(others)), OTHERS)
+                if row is not None:
+                    replace(row, others)
+            else:
+                row = _row(self.ledger, key, len(others), OTHERS)
+                if row is not None:
+                    row[:] = others
         for key, series in news.windows.items():
             mine = _row(self.sums, key, len(series), MINE)
             if mine is not None:
@@ -208,11 +208,6 @@ class SharedControl(Control):
     def wait_for_others(self, number: int) -> None:
         """Wait until they have followed the wishes, but not for ever."""
         self._call_all()
-
-
-def steadied(row: Array) -> Array:
-    """A row of sampled sums with a zero in front, where the number stands that guards it."""
-    return np.concatenate([[0.0], steady(row)])
 
 
 def _row(ledger: Ledger, key: str, length: int, row: int) -> Array | None:

@@ -27,15 +27,12 @@ class Tally:
 
     def __init__(self, ledger: Ledger, key: str, layout: Layout) -> None:
         self.layout = layout
-        self._mine = np.asarray(ledger.series(key, 1 + 2 * layout.length))
+        self._mine = np.asarray(ledger.series(key, room(layout.length)))
         self._rows = [np.asarray(row) for row in ledger.every_row(key)]
 
     def add(self, moments: Moments) -> None:
         """Add a batch; from one thread of each process."""
-        batches = int(self._mine[0])
-        sums = both(self._mine)
-        np.add(sums[batches % 2], moments.values, out=sums[(batches + 1) % 2])
-        self._mine[0] = batches + 1
+        replace(self._mine, both(self._mine)[int(self._mine[0]) % 2] + moments.values)
 
     def total(self) -> Moments:
         """The sum over all processes."""
@@ -45,6 +42,18 @@ class Tally:
     def images(self) -> int:
         """How many images were sampled, by all processes: cheap to look at, again and again."""
         return int(sum(both(row)[int(row[0]) % 2, 0] for row in self._rows))
+
+
+def room(length: int) -> int:
+    """The numbers in a row for so many sums."""
+    return 1 + 2 * length
+
+
+def replace(row: Array, sums: Array) -> None:
+    """Put other sums, (length,), in the place of those in a row, so that a reader sees either these or those."""
+    batches = int(row[0])
+    both(row)[(batches + 1) % 2] = sums
+    row[0] = batches + 1
 
 
 def both(row: Array) -> Array:

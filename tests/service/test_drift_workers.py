@@ -12,7 +12,7 @@ import numpy as np
 
 from drift import LayerReference, Layout, Moments, Reference
 from service.metrics.ledger import SUMS, Ledger
-from service.watch.tally import Tally, both
+from service.watch.tally import Tally, both, room
 from service.watch.windows import HISTORY, Windows
 from tests.service import watched
 from tests.service.process import Process, fresh
@@ -105,7 +105,7 @@ def test_a_worker_that_was_killed_while_it_wrote_leaves_nothing_behind() -> None
     killed = Tally(ledger, "k", LAYOUT)
     total = Moments(LAYOUT)
     for batches in range(4):
-        both(np.asarray(ledger.series("k", 1 + 2 * LAYOUT.length)))[(batches + 1) % 2, :4] += 7.0  # half a batch more
+        both(np.asarray(ledger.series("k", room(LAYOUT.length))))[(batches + 1) % 2, :4] += 7.0  # half a batch more
         assert killed.images == total.images
         np.testing.assert_array_equal(killed.total().values, total.values)
         killed, total = Tally(ledger, "k", LAYOUT), total + moments(batches)
