@@ -206,7 +206,7 @@ def test_a_batch_is_blended_at_the_depth_that_was_drawn(depth):
     mixed = weight * hidden + (1 - weight) * hidden[partner]
     expected = keras.Model(cut, teacher.output)(mixed)
     np.testing.assert_allclose(answers, expected, atol=1e-4)
-    assert np.abs(answers - teacher(pictures)).max() > 5e-4
+    assert np.abs(answers - teacher(pictures)).max() > 1e-3
 
 
 def test_distillation_loss_is_hintons():

@@ -10,7 +10,7 @@ import pytest
 from service.errors import StartupError
 from service.listener import address, listen, refuse_new
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="packet filters are Linux's")
+filters = pytest.mark.skipif(sys.platform != "linux", reason="packet filters are Linux's")
 
 
 def caller(listener: socket.socket) -> socket.socket:
@@ -28,6 +28,7 @@ def accept(listener: socket.socket) -> socket.socket:
     return accepted
 
 
+@filters
 def test_nobody_comes_who_was_not_there_before() -> None:
     with listen("127.0.0.1", 0) as listener, caller(listener) as before:
         refuse_new(listener)
@@ -44,6 +45,7 @@ def test_nobody_comes_who_was_not_there_before() -> None:
             listener.accept()
 
 
+@filters
 def test_a_caller_whose_syn_was_answered_before_gets_in() -> None:
     with listen("127.0.0.1", 0) as listener:
         # The kernel passes over the last packet of the handshake and waits for data: the state in which a connection
