@@ -1,5 +1,6 @@
 """The training set in parts and in batches."""
 
+import os
 from typing import Any
 
 import numpy as np
@@ -23,11 +24,18 @@ def split(dataset: Dataset, share: float) -> tuple[tuple[Images, Images], tuple[
 def augmented(images: Images, classes: Images, config: TrainConfig, batch_size: int) -> Any:
     """Shuffled batches: float32 pictures 0 to 255, changed as configured, and classes."""
     batches = tf.data.Dataset.from_tensor_slices((images, classes)).shuffle(len(images), seed=config.seed)
-    batches = batches.batch(batch_size)
+    batches = batches.batch(batch_size).with_options(_options())
     if config.augmentation == Augmentation():
         return batches.map(lambda pictures, labels: (tf.cast(pictures, tf.float32), labels)).prefetch(4)
 
     def change(pictures: Any, labels: Any) -> Any:
         return augment(tf.cast(pictures, tf.float32), config.augmentation), labels
 
-    return batches.map(change, num_parallel_calls=tf.data.AUTOTUNE).prefetch(4)
+    return batches.map(change, num_parallel_calls=os.cpu_count()).prefetch(4)
+
+
+def _options() -> Any:
+    """Fixed buffers and threads: tf.data's tuner may leave a pipeline waiting for its next round, a minute long."""
+    options = tf.data.Options()
+    options.autotune.enabled = False
+    return options

@@ -3,6 +3,7 @@
 from typing import Any, NamedTuple
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 Tensor = Any  # TensorFlow ships no types that a strict checker accepts.
@@ -36,6 +37,12 @@ def mixture(batch: Tensor, share: float, depths: tuple[int, ...] = (INPUT,)) -> 
     own = tf.where(tf.random.uniform([batch]) < share, tf.random.uniform([batch]), 1.0)
     drawn = tf.random.uniform([], 0, len(depths), tf.int32)
     return Mixture(own, partner, tf.fill([batch], tf.gather(tf.constant(depths), drawn)))
+
+
+def unblended(count: int) -> Mixture:
+    """The mixture that leaves `count` pictures as they are, in numpy: in one batch or in smaller ones."""
+    partner = np.zeros(count, np.int32)  # The first of the batch: a partner without weight, there in every batch.
+    return Mixture(np.ones(count, np.float32), partner, np.full(count, INPUT, np.int32))
 
 
 def blend(values: Tensor, own: Tensor, partner: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ import tensorflow as tf
 from scripts.datasets import Dataset
 from scripts.training.batches import augmented, split
 from scripts.training.config import TrainConfig
-from scripts.training.mixup import INPUT, blend, blending, mixture
+from scripts.training.mixup import INPUT, blend, blending, mixture, unblended
 from scripts.training.networks import teacher_network
 from scripts.training.optimizer import optimizer
 from scripts.training.progress import HistoryFile, ProgressBar
@@ -61,7 +61,8 @@ def _trained(config: TrainConfig, dataset: Dataset, folder: Path, number: int) -
     learner.fit(
         plain.map(blended),
         epochs=recipe.epochs,
-        validation_data=validation and (_unblended(validation[0]), np.eye(count, dtype=np.float32)[validation[1]]),
+        validation_data=validation
+        and ((validation[0], *unblended(len(validation[0]))), np.eye(count, dtype=np.float32)[validation[1]]),
         validation_batch_size=1000,
         callbacks=[
             keras.callbacks.BackupAndRestore(str(folder / f"teacher-{number}-checkpoint")),
@@ -74,9 +75,3 @@ def _trained(config: TrainConfig, dataset: Dataset, folder: Path, number: int) -
     reestimate(teacher, plain.take(400))
     teacher.save(path)
     return teacher
-
-
-def _unblended(images: Any) -> tuple[Any, Any, Any, Any]:
-    """Pictures as inputs of a blending network that leaves them as they are."""
-    count = len(images)
-    return images, np.ones(count, np.float32), np.arange(count, dtype=np.int32), np.zeros(count, np.int32)

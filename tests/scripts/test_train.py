@@ -19,7 +19,7 @@ from scripts.training import fit
 from scripts.training.augment import augment
 from scripts.training.config import RECIPES, Augmentation, TrainConfig
 from scripts.training.distill import Answers, DistillationLoss, Pool, answers
-from scripts.training.mixup import blend, blending, mixture
+from scripts.training.mixup import blend, blending, mixture, unblended
 from scripts.training.networks import reference_network, teacher_network
 from scripts.training.reestimate import reestimate
 
@@ -207,6 +207,15 @@ def test_a_batch_is_blended_at_the_depth_that_was_drawn(depth):
     expected = keras.Model(cut, teacher.output)(mixed)
     np.testing.assert_allclose(answers, expected, atol=1e-4)
     assert np.abs(answers - teacher(pictures)).max() > 1e-3
+
+
+def test_pictures_that_are_not_blended_may_come_in_batches():
+    """As the validation pictures do: every batch knows its own pictures alone."""
+    keras.utils.set_random_seed(0)
+    teacher = teacher_network((28, 28, 1), 10)
+    pictures = load("digits").x_train[:10].astype(np.float32)
+    answers = blending(teacher, ("pool2", "pool3")).predict((pictures, *unblended(10)), batch_size=4, verbose=0)
+    np.testing.assert_allclose(answers, teacher.predict(pictures, verbose=0), atol=1e-6)
 
 
 def test_distillation_loss_is_hintons():
