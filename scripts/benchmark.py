@@ -46,15 +46,24 @@ def generator_limit(model: Model, seconds: float) -> float:
 
 
 def latency_curves(match: contest.Contest, works: list[str], options: argparse.Namespace) -> dict[str, tables.Curve]:
-    """Open loop at shares of each server's own peak, for works of one image."""
+    """Open loop at shares of what each server answers in an open loop at most, right after; for works of one image."""
     curves: dict[str, tables.Curve] = {work: {} for work in works}
     for number in range(options.rounds):
         for work in works:
-            for share in options.shares:
-                for contestant in match.in_turn(number):
-                    rate = share * match.peak(contestant.name, work)
-                    cell = match.measure(number, contestant, work, 128, rate=rate, seconds=options.seconds)
-                    curves[work].setdefault(contestant.name, {}).setdefault((share, rate), []).append(cell.figures)
+            for contestant in match.in_turn(number):
+                peak = match.saturate(number, contestant, work, seconds=options.seconds)
+                points = curves[work].setdefault(contestant.name, {share: [] for share in options.shares})
+                for share, cells in points.items():
+                    cells.append(
+                        match.measure(
+                            number,
+                            contestant,
+                            work,
+                            contest.OPEN_CONNECTIONS,
+                            rate=share * peak,
+                            seconds=options.seconds,
+                        )
+                    )
     return curves
 
 
@@ -74,7 +83,8 @@ def main(arguments: list[str] | None = None) -> int:
         type=float,
         nargs="*",
         default=SHARES,
-        help=f"of each server's own peak, for latency against load, one image each; none: no curve (default: {SHARES})",
+        help=f"of what each server answers at most in an open loop, for latency against load, one image each; none: "
+        f"no curve (default: {SHARES})",
     )
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=2, help="of each cell")
@@ -122,16 +132,21 @@ def report(options: argparse.Namespace, model: Model, match: contest.Contest) ->
     limit = generator_limit(model, options.seconds)
     match.prepare(options.work)
     single: dict[int, list[float]] = {rows: [] for rows in sorted({contest.WORKS[work] for work in options.work})}
+    windows: list[float] = []
     for number in range(options.rounds):
         for rows, rates in single.items():
-            rates.append(alone.measure(model, rows, options.seconds, options.workers))
+            found = alone.measure(model, rows, options.seconds, options.workers)
+            rates.append(found.rate)
+            windows += found.windows
         for work in options.work:
             for connections in options.connections:
                 for contestant in match.in_turn(number):
                     match.measure(number, contestant, work, connections, rate=0, seconds=options.seconds)
             for rate in options.rates if contest.WORKS[work] == 1 else ():
                 for contestant in match.in_turn(number):
-                    match.measure(number, contestant, work, 128, rate=rate, seconds=options.seconds)
+                    match.measure(
+                        number, contestant, work, contest.OPEN_CONNECTIONS, rate=rate, seconds=options.seconds
+                    )
     ones = [work for work in options.work if contest.WORKS[work] == 1]
     curves = latency_curves(match, ones, options) if options.shares else {}
     foreign = sorted(cell.foreign for cell in match.cells)
@@ -139,7 +154,9 @@ def report(options: argparse.Namespace, model: Model, match: contest.Contest) ->
         f"{platform.machine()}, {len(os.sched_getaffinity(0))} cores, Python {platform.python_version()}; "
         f"{options.model}; {options.rounds} rounds of {options.seconds:g} s; {options.workers} processes each\n"
         f"The load generator alone reaches {limit:,.0f} requests/s against a server that does nothing.\n"
-        f"Others took {statistics.median(foreign):.0%} of the machine (median of the cells; worst {foreign[-1]:.0%})."
+        f"Others took {statistics.median(foreign):.0%} of the machine (median of the cells; worst {foreign[-1]:.0%}).\n"
+        f"In one tenth of a second out of twenty, ONNX Runtime alone had {alone.slow_speed(windows):.0%} of its usual "
+        "speed or less: a load above that share waits there, whatever the server does."
     )
     print("\nThroughput, closed loop, best number of connections\n")
     print(tables.throughput(match, options.work, options.rounds, single))
@@ -154,7 +171,7 @@ def report(options: argparse.Namespace, model: Model, match: contest.Contest) ->
     if curves and options.plot:
         tables.plot(curves[ones[0]], options.plot, ones[0])
     if options.json:
-        data = {"generator": limit, "alone": single, "cells": match.as_data()}
+        data = {"generator": limit, "alone": single, "windows": windows, "cells": match.as_data()}
         options.json.write_text(json.dumps(data, indent=1), encoding="utf-8")
     return 0
 

@@ -18,6 +18,8 @@ from scripts.benchmarking.models import Model, session
 from scripts.benchmarking.process import Server, ServerError, machine_cpu, service
 
 WORKS = {"json-1": 1, "json-32": 32, "binary-1": 1, "binary-32": 32, "png-1": 1}
+OFFERED = (1.0, 1.4)  # of the closed loop's peak, to find the open loop's
+OPEN_CONNECTIONS = 128  # that an open loop may use
 DISTINCT = 64  # pictures, so that nothing is answered from a cache of one
 
 
@@ -162,6 +164,18 @@ class Contest:
         )  # fmt: skip
         self.cells.append(cell)
         return cell
+
+    def saturate(self, number: int, contestant: Contestant, work: str, *, seconds: float) -> float:
+        """Requests a second that a server answers in an open loop that asks for all it can do, or more.
+
+        That is its peak under such a load. What it answers in a closed loop is another figure (docs/decisions/0006).
+        """
+        closed = self.peak(contestant.name, work, number) / WORKS[work]
+        cells = [
+            self.measure(number, contestant, work, OPEN_CONNECTIONS, rate=share * closed, seconds=seconds)
+            for share in OFFERED
+        ]
+        return max(cell.figures.rate for cell in cells)
 
     def in_turn(self, number: int) -> list[Contestant]:
         """The contestants in this round's order."""

@@ -4,8 +4,7 @@ import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from scripts.benchmarking.contest import WORKS, Contest
-from scripts.benchmarking.load import Figures
+from scripts.benchmarking.contest import WORKS, Cell, Contest
 
 
 def spread(values: Iterable[float], digits: int = 2) -> str:
@@ -68,18 +67,21 @@ def open_loop(contest: Contest, works: Sequence[str], rates: Sequence[float]) ->
     return markdown(["work", "server", "requests/s", "p50 ms", "p99 ms", "p99 ÷ floor", "unanswered"], rows)
 
 
-# By server, and by share of its own peak and requests a second: the figures of each round.
-Curve = dict[str, dict[tuple[float, float], list[Figures]]]
+# By server, and by share of its own peak: the cells of the rounds.
+Curve = dict[str, dict[float, list[Cell]]]
 
 
 def curves(of_works: Mapping[str, Curve]) -> str:
-    """Latency against load: share of the server's own peak, requests a second, p50, p99."""
+    """Latency against load: share of the server's own peak in the open loop, requests a second, p50, p99."""
     rows = [
-        [work, name, f"{share:.0%}", f"{rate:,.0f}", *(spread(getattr(f, q) for f in rounds) for q in ("p50", "p99"))]
+        [
+            work, name, f"{share:.0%}", f"{statistics.median(cell.wanted for cell in cells):,.0f}",
+            *(spread(getattr(cell.figures, quantile) for cell in cells) for quantile in ("p50", "p99")),
+        ]
         for work, curve in of_works.items()
         for name, points in curve.items()
-        for (share, rate), rounds in points.items()
-    ]
+        for share, cells in points.items()
+    ]  # fmt: skip
     return markdown(["work", "server", "of its own peak", "requests/s", "p50 ms", "p99 ms"], rows)
 
 
@@ -92,9 +94,9 @@ def plot(curve: Curve, file: Path, work: str) -> None:
 
     figure, axes = plt.subplots(figsize=(7, 4), layout="constrained")
     for (name, points), colour in zip(curve.items(), ("tab:gray", "tab:blue", "tab:orange", "tab:green"), strict=False):
-        rates = [rate for _, rate in points]
+        rates = [statistics.median(cell.wanted for cell in cells) for cells in points.values()]
         for quantile, style, alpha in (("p99", "o-", 1.0), ("p50", "o--", 0.6)):
-            line = [statistics.median(getattr(f, quantile) for f in rounds) for rounds in points.values()]
+            line = [statistics.median(getattr(cell.figures, quantile) for cell in cells) for cells in points.values()]
             axes.plot(rates, line, style, color=colour, alpha=alpha, label=f"{name}, {quantile}")
     axes.set(xlabel="requests/s (open loop, Poisson arrivals)", ylabel="latency, ms", yscale="log", title=work)
     axes.grid(visible=True, which="both", alpha=0.3)

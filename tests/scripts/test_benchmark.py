@@ -20,7 +20,7 @@ import pytest
 from PIL import Image
 
 from scripts import benchmark, benchmark_setting, stress
-from scripts.benchmarking import contest, requests
+from scripts.benchmarking import alone, contest, requests
 from scripts.benchmarking.load import Load, drive
 from scripts.benchmarking.models import other_weights, prepare, session
 from scripts.benchmarking.process import Server, ServerError
@@ -215,7 +215,22 @@ def test_the_benchmark_measures_both_servers(bundle: Path, tmp_path: Path, capsy
     assert "| binary-1 | service |" in printed.out
     for work in ("binary-1", "png-1"):  # latency against load, of works of one image
         assert re.search(rf"\| {work} \| service \| 50% \|", printed.out)
+        closed, _, *over, half = [
+            cell for cell in cells if (cell["name"], cell["work"]) == ("service", work) and cell["connections"] != 1
+        ]
+        assert len(over) == 2
+        assert all(cell["wanted"] >= max(closed["images"], 1) for cell in over)
+        assert half["wanted"] == pytest.approx(0.5 * max(cell["figures"]["rate"] for cell in over))
     assert "<svg" in picture.read_text()
+
+
+def test_the_slow_speed_is_that_of_one_window_in_twenty() -> None:
+    windows = [1.0] * 18 + [0.9, 0.7]
+
+    assert alone.slow_speed(windows) == 0.7
+    assert alone.slow_speed(windows * 2) == 0.7  # two of forty
+    assert alone.slow_speed([1.0] * 39 + [0.1]) == 1.0
+    assert math.isnan(alone.slow_speed([1.0] * 19))
 
 
 @pytest.mark.slow
