@@ -54,16 +54,7 @@ def latency_curves(match: contest.Contest, works: list[str], options: argparse.N
                 peak = match.saturate(number, contestant, work, seconds=options.seconds)
                 points = curves[work].setdefault(contestant.name, {share: [] for share in options.shares})
                 for share, cells in points.items():
-                    cells.append(
-                        match.measure(
-                            number,
-                            contestant,
-                            work,
-                            contest.OPEN_CONNECTIONS,
-                            rate=share * peak,
-                            seconds=options.seconds,
-                        )
-                    )
+                    cells.append(match.offer(number, contestant, work, rate=share * peak, seconds=options.seconds))
     return curves
 
 
@@ -144,9 +135,7 @@ def report(options: argparse.Namespace, model: Model, match: contest.Contest) ->
                     match.measure(number, contestant, work, connections, rate=0, seconds=options.seconds)
             for rate in options.rates if contest.WORKS[work] == 1 else ():
                 for contestant in match.in_turn(number):
-                    match.measure(
-                        number, contestant, work, contest.OPEN_CONNECTIONS, rate=rate, seconds=options.seconds
-                    )
+                    match.offer(number, contestant, work, rate=rate, seconds=options.seconds)
     ones = [work for work in options.work if contest.WORKS[work] == 1]
     curves = latency_curves(match, ones, options) if options.shares else {}
     foreign = sorted(cell.foreign for cell in match.cells)
@@ -154,10 +143,13 @@ def report(options: argparse.Namespace, model: Model, match: contest.Contest) ->
         f"{platform.machine()}, {len(os.sched_getaffinity(0))} cores, Python {platform.python_version()}; "
         f"{options.model}; {options.rounds} rounds of {options.seconds:g} s; {options.workers} processes each\n"
         f"The load generator alone reaches {limit:,.0f} requests/s against a server that does nothing.\n"
-        f"Others took {statistics.median(foreign):.0%} of the machine (median of the cells; worst {foreign[-1]:.0%}).\n"
-        f"In one tenth of a second out of twenty, ONNX Runtime alone had {alone.slow_speed(windows):.0%} of its usual "
-        "speed or less: a load above that share waits there, whatever the server does."
+        f"Others took {statistics.median(foreign):.0%} of the machine (median of the cells; worst {foreign[-1]:.0%})."
     )
+    if (slow := alone.slow_speed(windows)) is not None:
+        print(
+            f"In one tenth of a second out of twenty, ONNX Runtime alone had {slow:.0%} of its usual speed or less: "
+            "a load above that share waits there, whatever the server does."
+        )
     print("\nThroughput, closed loop, best number of connections\n")
     print(tables.throughput(match, options.work, options.rounds, single))
     print(f"\nLatency, closed loop, {options.connections[0]} client(s)\n")

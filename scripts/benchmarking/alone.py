@@ -53,6 +53,6 @@ def measure(model: Model, batch: int, seconds: float, processes: int) -> Alone:
     return Alone(sum(one.rate for one in found), tuple(speed for one in found for speed in one.windows))
 
 
-def slow_speed(windows: Sequence[float]) -> float:
-    """The speed below which the machine runs in one of twenty windows; NaN if there were fewer than twenty."""
-    return sorted(windows)[len(windows) // 20 - 1] if len(windows) >= 20 else float("nan")
+def slow_speed(windows: Sequence[float]) -> float | None:
+    """The speed that the machine has at most in one of twenty windows; None if there are too few to say."""
+    return sorted(windows)[len(windows) // 20 - 1] if len(windows) >= 20 else None

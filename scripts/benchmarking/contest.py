@@ -165,16 +165,17 @@ class Contest:
         self.cells.append(cell)
         return cell
 
+    def offer(self, number: int, contestant: Contestant, work: str, *, rate: float, seconds: float) -> Cell:
+        """One cell of an open loop."""
+        return self.measure(number, contestant, work, OPEN_CONNECTIONS, rate=rate, seconds=seconds)
+
     def saturate(self, number: int, contestant: Contestant, work: str, *, seconds: float) -> float:
         """Requests a second that a server answers in an open loop that asks for all it can do, or more.
 
         That is its peak under such a load. What it answers in a closed loop is another figure (docs/decisions/0006).
         """
         closed = self.peak(contestant.name, work, number) / WORKS[work]
-        cells = [
-            self.measure(number, contestant, work, OPEN_CONNECTIONS, rate=share * closed, seconds=seconds)
-            for share in OFFERED
-        ]
+        cells = [self.offer(number, contestant, work, rate=share * closed, seconds=seconds) for share in OFFERED]
         return max(cell.figures.rate for cell in cells)
 
     def in_turn(self, number: int) -> list[Contestant]:

@@ -222,6 +222,7 @@ def test_the_benchmark_measures_both_servers(bundle: Path, tmp_path: Path, capsy
         assert all(cell["wanted"] >= max(closed["images"], 1) for cell in over)
         assert half["wanted"] == pytest.approx(0.5 * max(cell["figures"]["rate"] for cell in over))
     assert "<svg" in picture.read_text()
+    assert "usual speed" not in printed.out  # too short to say how steady the machine is
 
 
 def test_the_slow_speed_is_that_of_one_window_in_twenty() -> None:
@@ -230,7 +231,7 @@ def test_the_slow_speed_is_that_of_one_window_in_twenty() -> None:
     assert alone.slow_speed(windows) == 0.7
     assert alone.slow_speed(windows * 2) == 0.7  # two of forty
     assert alone.slow_speed([1.0] * 39 + [0.1]) == 1.0
-    assert math.isnan(alone.slow_speed([1.0] * 19))
+    assert alone.slow_speed([1.0] * 19) is None
 
 
 @pytest.mark.slow
